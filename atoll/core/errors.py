@@ -1,0 +1,98 @@
+"""Every error that Atoll raises on purpose.
+
+AtollError
+├── InvalidRequest           400  the request breaks a rule; `param` names the field
+│   ├── ContextOverflow      400  prompt plus answer do not fit the context
+│   └── Unsupported          400  a field or medium that this model cannot honour
+├── Unauthenticated          401
+├── Forbidden                403
+├── NotFound                 404  unknown model, key, response
+├── Conflict                 409  the thing exists, or changed meanwhile
+├── TooLarge                 413
+├── QuotaExceeded            429  requests, tokens or budget; carries `retry_after`
+├── Overloaded               503  queues are full; carries `retry_after`
+├── EngineFailed             502  an engine died, or answered with garbage
+├── DeadlineExceeded         504
+└── SetupError               500  this installation cannot do it; the message says what to do next
+
+Each has an HTTP `status`, a machine-readable `code`, and says whether the same request may succeed
+later (`retryable`). `gateway/errors.py` maps them to the body shape of the API that was called.
+"""
+
+from __future__ import annotations
+
+
+class AtollError(Exception):
+    status = 500
+    code = "internal_error"
+    retryable = False
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: float | None = None
+    ):
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code:
+            self.code = code
+
+
+class InvalidRequest(AtollError):
+    status, code = 400, "invalid_request"
+
+
+class ContextOverflow(InvalidRequest):
+    code = "context_length_exceeded"
+
+    def __init__(self, counted: int, limit: int, *, param: str = "messages"):
+        super().__init__(
+            f"This model's context is {limit} tokens, but the request needs {counted}. "
+            "Shorten the prompt or lower max_tokens.",
+            param=param,
+        )
+        self.counted, self.limit = counted, limit
+
+
+class Unsupported(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class Unauthenticated(AtollError):
+    status, code = 401, "invalid_api_key"
+
+
+class Forbidden(AtollError):
+    status, code = 403, "permission_denied"
+
+
+class NotFound(AtollError):
+    status, code = 404, "not_found"
+
+
+class Conflict(AtollError):
+    status, code = 409, "conflict"
+
+
+class TooLarge(AtollError):
+    status, code = 413, "request_too_large"
+
+
+class QuotaExceeded(AtollError):
+    status, code, retryable = 429, "rate_limit_exceeded", True
+
+
+class Overloaded(AtollError):
+    status, code, retryable = 503, "overloaded", True
+
+
+class EngineFailed(AtollError):
+    status, code, retryable = 502, "engine_failed", True
+
+
+class DeadlineExceeded(AtollError):
+    status, code, retryable = 504, "deadline_exceeded", True
+
+
+class SetupError(AtollError):
+    code = "setup_error"

@@ -1,0 +1,117 @@
+"""What the rooms need from each other. Each port has one contract suite in tests/contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from atoll.core.cards import Card
+from atoll.core.quota import Account
+from atoll.core.types import Endpoint, Entry, Key
+
+
+class Engine(Protocol):
+    """A way to run one model on this machine. `start` returns when the endpoint answers."""
+
+    card: Card
+
+    async def start(self) -> Endpoint: ...
+
+    async def stop(self) -> None: ...
+
+    def status(self) -> Mapping[str, Any]: ...
+
+
+class Decoder(Protocol):
+    """Turns one upstream stream into canonical OpenAI chunks. Stateful, one per stream."""
+
+    def feed(self, chunk: dict[str, Any]) -> list[dict[str, Any]]: ...
+
+
+class Dialect(Protocol):
+    """What an engine wants to hear. `encode` returns the body to send and a decoder for the stream it answers with;
+    a decoder of None means that the stream is already canonical and its bytes may pass as they are."""
+
+    def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], Decoder | None]: ...
+
+
+@dataclass(slots=True)
+class Reply:
+    """An upstream answer under way. `body` yields bytes as they arrive; `aclose` frees the slot at once."""
+
+    status: int
+    headers: Mapping[str, str]
+    endpoint: Endpoint
+    body: AsyncIterator[bytes]
+    close: Any = field(default=None)
+
+    async def aclose(self) -> None:
+        if self.close:
+            self.close()
+
+
+class Models(Protocol):
+    """The running fleet, as the gateway sees it."""
+
+    def cards(self) -> Mapping[str, Card]: ...
+
+    def resolve(self, name: str) -> Card:
+        """The card behind a model id or tier name. Raises NotFound."""
+        ...
+
+    def dialect(self, card: Card) -> Dialect | None:
+        """How to talk to this model's engine; None when the OpenAI wire format is spoken as it is."""
+        ...
+
+    async def open(self, card: Card, path: str, body: bytes, content_type: str = "application/json") -> Reply:
+        """POST to an endpoint that serves `card`. Raises EngineFailed, Overloaded or DeadlineExceeded
+        when no endpoint answered; an HTTP error of the engine is a Reply."""
+        ...
+
+
+class Ledger(Protocol):
+    """Durable account of every request. Rows are keyed by `Entry.id`; the last record of an id wins."""
+
+    def record(self, entry: Entry) -> Awaitable[None]:
+        """Queue `entry` for the next group commit; the awaitable resolves when it is on disk."""
+        ...
+
+    async def recover(self, now: float) -> dict[str, Account]:
+        """Mark rows that a dead gateway left open as interrupted; accounts by key id as the ledger proves them."""
+        ...
+
+    async def entries(
+        self, *, key_id: str | None = None, before: float | None = None, limit: int = 100
+    ) -> Sequence[Entry]: ...
+
+    async def usage(self, *, since: float, until: float, step: float, key_id: str | None = None) -> Sequence[dict]:
+        """Sums per time bucket, key and model: keys `start, key_id, model, requests, failed, input, output,
+        cached, cost`, where `start` is the bucket's first second (a multiple of `step`)."""
+        ...
+
+
+class Keys(Protocol):
+    async def add(self, key: Key) -> None:
+        """Raises Conflict when the id or digest exists."""
+        ...
+
+    async def replace(self, key: Key) -> None:
+        """Raises NotFound."""
+        ...
+
+    async def all(self) -> Sequence[Key]: ...
+
+
+class Responses(Protocol):
+    """Stored answers of the Responses API, so that a later request can continue one."""
+
+    async def put(self, id: str, key_id: str, body: dict[str, Any], expires_at: float) -> None: ...
+
+    async def get(self, id: str, key_id: str, now: float) -> dict[str, Any]:
+        """Raises NotFound: unknown, expired, or another key's."""
+        ...
+
+    async def delete(self, id: str, key_id: str) -> None:
+        """Raises NotFound."""
+        ...

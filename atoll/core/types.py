@@ -1,0 +1,90 @@
+"""The nouns: keys, limits, usage, prices, endpoints and ledger entries.
+
+Money is an integer number of nanodollars (1e-9 US dollar), so sums are exact: a price of $0.15 per
+million tokens is 150 nanodollars per token. Times are seconds since the Unix epoch, as floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+NANO = 1_000_000_000
+
+Role = Literal["admin", "user"]
+Status = Literal["open", "done", "failed", "cancelled", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Nanodollars per unit. The unit is a token for text, a second of audio heard, a character spoken."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Units consumed. `cached` of the `input` units were served from a prefix cache."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a key may do; None means no limit. `budget_per_month` is in nanodollars, per UTC month."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    budget_per_month: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key. The secret itself is never stored: `digest` is its SHA-256 in hex."""
+
+    id: str
+    name: str
+    role: Role
+    digest: str
+    hint: str
+    limits: Limits = Limits()
+    created_at: float = 0.0
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+    def usable(self, now: float) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A place that speaks the OpenAI wire format. `url` has no trailing slash and no `/v1`."""
+
+    name: str
+    url: str
+    region: str
+    token: str = ""
+    serves: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ledger row: one request, from admission (`open`) to its final status."""
+
+    id: str
+    key_id: str
+    model: str
+    region: str
+    route: str
+    created_at: float
+    status: Status = "open"
+    usage: Usage = Usage()
+    cost: int = 0
+    http_status: int = 0
+    first_token_ms: float | None = None
+    duration_ms: float | None = None
+    error: str | None = None
