@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
@@ -36,19 +35,20 @@ class Dialect(Protocol):
     def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], Decoder | None]: ...
 
 
-@dataclass(slots=True)
-class Reply:
-    """An upstream answer under way. `body` yields bytes as they arrive; `aclose` frees the slot at once."""
+class Reply(Protocol):
+    """An upstream answer under way."""
 
     status: int
     headers: Mapping[str, str]
     endpoint: Endpoint
-    body: AsyncIterator[bytes]
-    close: Any = field(default=None)
 
-    async def aclose(self) -> None:
-        if self.close:
-            self.close()
+    async def read(self) -> bytes:
+        """The next bytes of the body as they arrive; b"" at its end. Raises EngineFailed or DeadlineExceeded."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine's slot at once if the answer is not complete. Safe to call twice."""
+        ...
 
 
 class Models(Protocol):

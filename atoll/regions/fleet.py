@@ -1,0 +1,159 @@
+"""The live picture of the fleet, and how a request reaches it: choose, connect, fail over, give up in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from atoll.core.cards import Card
+from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded
+from atoll.core.health import Health, observe
+from atoll.core.ports import Dialect
+from atoll.core.route import Candidate, route
+from atoll.core.types import Endpoint
+from atoll.regions.upstream import Connection, Pool, Timeouts
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """An endpoint in service for one card."""
+
+    endpoint: Endpoint
+    pool: Pool
+    limit: int = 0
+    outstanding: int = 0
+    health: Health = field(default_factory=Health)
+
+    def candidate(self) -> Candidate:
+        return Candidate(self.endpoint, self.outstanding, self.limit, self.health)
+
+
+class Answer:
+    """`core.ports.Reply` over one connection; keeps its member's books."""
+
+    __slots__ = ("_connection", "_member", "endpoint", "headers", "status")
+
+    def __init__(self, member: Member, connection: Connection) -> None:
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
+        self.endpoint = member.endpoint
+        self._member = member
+        self._connection: Connection | None = connection
+
+    async def read(self) -> bytes:
+        if self._connection is None:
+            raise EngineFailed("the answer was closed")
+        try:
+            return await self._connection.read()
+        except AtollError:
+            self._member.health = observe(self._member.health, False, time.time())
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.release()
+            self._connection = None
+            self._member.outstanding -= 1
+
+
+class Fleet:
+    """Cards, tiers and the endpoints behind them. Implements `core.ports.Models`."""
+
+    def __init__(self, timeouts: Timeouts | None = None, patience: float = 20.0) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self.patience = patience
+        self.tiers: dict[str, str] = {}
+        self._cards: dict[str, Card] = {}
+        self._dialects: dict[str, Dialect] = {}
+        self._members: dict[str, list[Member]] = {}
+        self._changed = asyncio.Event()
+
+    def cards(self) -> Mapping[str, Card]:
+        return MappingProxyType(self._cards)
+
+    def resolve(self, name: str) -> Card:
+        card = self._cards.get(name) or self._cards.get(self.tiers.get(name, ""))
+        if card is None:
+            known = ", ".join([*sorted(self.tiers), *sorted(self._cards)])
+            raise NotFound(f"model '{name}' does not exist here; there are: {known}", param="model", code="model_not_found")
+        return card
+
+    def dialect(self, card: Card) -> Dialect | None:
+        return self._dialects.get(card.id)
+
+    def offer(self, card: Card, dialect: Dialect | None = None) -> None:
+        """Make a model known; requests wait up to `patience` seconds for its first endpoint."""
+        self._cards[card.id] = card
+        self._members.setdefault(card.id, [])
+        if dialect is not None:
+            self._dialects[card.id] = dialect
+
+    def withdraw(self, card_id: str) -> None:
+        self._cards.pop(card_id, None)
+        self._dialects.pop(card_id, None)
+        self._members.pop(card_id, None)
+
+    def join(self, card_id: str, endpoint: Endpoint, limit: int = 0) -> None:
+        """Put an endpoint into service; one of the same name is replaced (an engine restarted elsewhere)."""
+        members = [m for m in self._members[card_id] if m.endpoint.name != endpoint.name]
+        self._members[card_id] = [*members, Member(endpoint, Pool(endpoint, self.timeouts), limit)]
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def leave(self, card_id: str, name: str) -> None:
+        """Take an endpoint out of service; requests under way on it go on."""
+        self._members[card_id] = [m for m in self._members.get(card_id, []) if m.endpoint.name != name]
+
+    def members(self, card_id: str) -> list[Candidate]:
+        return [m.candidate() for m in self._members.get(card_id, [])]
+
+    async def open(self, card: Card, path: str, body: bytes, content_type: str = "application/json") -> Answer:
+        """Send to the best endpoint; before the first byte of an answer, failures move on to the next one.
+
+        An engine that is just restarting is waited for, up to `patience` seconds.
+        """
+        deadline = time.monotonic() + self.patience
+        failure: AtollError = EngineFailed(f"no endpoint serves '{card.id}' now; try again, or see 'atoll status'")
+        while True:
+            changed = self._changed
+            members = {m.endpoint.name: m for m in self._members.get(card.id, ())}
+            decision = route([m.candidate() for m in members.values()], time.time())
+            for endpoint in decision.order:
+                try:
+                    return await self._attempt(members[endpoint.name], path, body, content_type)
+                except (EngineFailed, DeadlineExceeded) as error:
+                    failure = error
+            if members and all(r.startswith("full") for r in decision.reasons.values()) and not decision.order:
+                raise Overloaded(f"'{card.id}' is at its limit of waiting requests", retry_after=1.0)
+            left = deadline - time.monotonic()
+            if left <= 0 or isinstance(failure, DeadlineExceeded):
+                raise failure
+            try:
+                async with asyncio.timeout(min(left, 0.5)):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _attempt(self, member: Member, path: str, body: bytes, content_type: str) -> Answer:
+        member.outstanding += 1
+        try:
+            connection = await member.pool.request(path, body, content_type)
+        except AtollError:
+            member.outstanding -= 1
+            member.health = observe(member.health, False, time.time())
+            raise
+        except asyncio.CancelledError:
+            member.outstanding -= 1
+            raise
+        if connection.status < 500:
+            member.health = observe(member.health, True, time.time())
+        return Answer(member, connection)
+
+    async def close(self) -> None:
+        for members in self._members.values():
+            for member in members:
+                await member.pool.close()
