@@ -1,0 +1,151 @@
+"""One request to a model, from admission to its ledger row, whatever API it came through."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from atoll.core.cards import Card
+from atoll.core.errors import AtollError
+from atoll.core.meter import meter
+from atoll.core.ports import Ledger, Models, Reply
+from atoll.core.quota import Ask, Ticket
+from atoll.core.types import Entry, Key, Status, Usage
+from atoll.gateway.accounts import Accounts
+from atoll.gateway.http import Http
+
+log = logging.getLogger("atoll.request")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most a request can use, in the card's units."""
+
+    input: int
+    output: int = 0
+
+
+class Charge:
+    """A request under way. Set `usage` as it becomes known; `settle` exactly once."""
+
+    __slots__ = ("_exchange", "_ticket", "card", "entry", "opened", "region", "usage")
+
+    def __init__(self, exchange: Exchange, card: Card, entry: Entry, ticket: Ticket) -> None:
+        self._exchange = exchange
+        self._ticket = ticket
+        self.card = card
+        self.entry = entry
+        self.region = ""
+        self.usage = Usage()
+        self.opened: Awaitable[None] = exchange.ledger.record(entry)
+
+    def first_token(self) -> None:
+        if self.entry.first_token_ms is None:
+            elapsed = (time.time() - self.entry.created_at) * 1000
+            self.entry = replace(self.entry, first_token_ms=elapsed)
+
+    def settle(
+        self, status: Status = "done", http_status: int = 200, error: str | None = None
+    ) -> Awaitable[None]:
+        """Charge what was used and free the rest. The row is durable when the awaitable resolves."""
+        cost = meter(self.usage, self.card.price)
+        self._exchange.accounts.settle(
+            self.entry.key_id, self._ticket, self.usage.input + self.usage.output, cost
+        )
+        self.entry = replace(
+            self.entry,
+            region=self.region,
+            status=status,
+            usage=self.usage,
+            cost=cost,
+            http_status=http_status,
+            duration_ms=(time.time() - self.entry.created_at) * 1000,
+            error=error,
+        )
+        return self._exchange.finish(self.entry)
+
+    @property
+    def settled(self) -> bool:
+        return self.entry.status != "open"
+
+
+Observer = Callable[[Entry], None]
+
+
+class Exchange:
+    """What surfaces need to serve a request: models, accounts, the ledger, and who wants to watch."""
+
+    def __init__(self, models: Models, accounts: Accounts, ledger: Ledger) -> None:
+        self.models = models
+        self.accounts = accounts
+        self.ledger = ledger
+        self.observers: list[Observer] = []
+        self.recent: deque[Entry] = deque(maxlen=200)
+        self.running: dict[str, Charge] = {}
+
+    async def begin(self, http: Http, key: Key, card: Card, bound: Bound) -> Charge:
+        """Reserve the upper bound and open the ledger row. Raises QuotaExceeded (which is a row too)."""
+        entry = Entry(http.id, key.id, card.id, "", http.path, time.time())
+        price = card.price
+        cost = bound.input * max(price.input, price.cached) + bound.output * price.output
+        try:
+            ticket = await self.accounts.reserve(key, Ask(bound.input + bound.output, cost))
+        except AtollError as error:
+            refused = replace(entry, status="failed", http_status=error.status, error=error.code)
+            _forget(self.finish(refused))
+            raise
+        charge = Charge(self, card, entry, ticket)
+        self.running[entry.id] = charge
+        return charge
+
+    async def open(
+        self, http: Http, charge: Charge, path: str, body: bytes, content_type: str = "application/json"
+    ) -> Reply:
+        """Send to the fleet; the engine's slot is freed as soon as the client goes away."""
+        reply = await self.models.open(charge.card, path, body, content_type)
+        charge.region = reply.endpoint.region
+        http.extra.append((b"x-atoll-region", charge.region.encode()))
+        http.on_gone(reply.close)
+        return reply
+
+    async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:
+        """Run `serve` and make sure that the charge is settled and the slot freed, however it ends."""
+        try:
+            await serve
+        except AtollError as error:
+            if not charge.settled:
+                gone = http.gone
+                status: Status = "cancelled" if gone else "failed"
+                _forget(charge.settle(status, 499 if gone else error.status, None if gone else error.code))
+            if not http.gone:
+                raise
+        except asyncio.CancelledError:
+            if not charge.settled:
+                _forget(charge.settle("cancelled", 499))
+            raise
+        finally:
+            http.unwatch()
+            if not charge.settled:
+                _forget(charge.settle("failed", 500, "internal_error"))
+
+    def finish(self, entry: Entry) -> Awaitable[None]:
+        self.running.pop(entry.id, None)
+        self.recent.appendleft(entry)
+        for observe in self.observers:
+            observe(entry)
+        return self.ledger.record(entry)
+
+
+def _forget(durable: Awaitable[None]) -> None:
+    """Nobody waits for this row; a failure to write it is logged instead of raised."""
+
+    def report(future: asyncio.Future[None]) -> None:
+        if not future.cancelled() and future.exception() is not None:
+            log.error("a ledger row is not written yet: %s", future.exception())
+
+    asyncio.ensure_future(durable).add_done_callback(report)

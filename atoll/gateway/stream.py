@@ -1,0 +1,198 @@
+"""Streams of chat chunks: relayed as bytes where nothing must change, decoded where something must."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from atoll.core.errors import AtollError, EngineFailed, InvalidRequest
+from atoll.core.ports import Decoder, Reply
+from atoll.core.types import Usage
+from atoll.gateway.exchange import Charge
+from atoll.gateway.http import EVENTS, Http
+
+DONE = b"data: [DONE]\n\n"
+MAX_EVENT = 4 * 1024 * 1024
+
+
+def usage_of(table: dict[str, Any] | None) -> Usage:
+    """Usage from an OpenAI `usage` object (chat, completions or embeddings)."""
+    table = table or {}
+    details = table.get("prompt_tokens_details") or {}
+    cached = min(int(details.get("cached_tokens") or 0), int(table.get("prompt_tokens") or 0))
+    return Usage(int(table.get("prompt_tokens") or 0), int(table.get("completion_tokens") or 0), cached)
+
+
+async def relay(http: Http, reply: Reply, charge: Charge, show_usage: bool) -> None:
+    """Pass an OpenAI event stream through, event for event.
+
+    The usage event is read, and shown only if the caller asked for it. [DONE] is held until the charge is on disk.
+    """
+    await charge.opened
+    await http.start(200, EVENTS)
+    tail, tokens, done = b"", 0, False
+    while data := await reply.read():
+        if not tokens:
+            charge.first_token()
+        if tail or not data.endswith(b"\n\n"):
+            data = tail + data
+            cut = data.rfind(b"\n\n") + 2
+            data, tail = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
+            if len(tail) > MAX_EVENT:
+                raise EngineFailed("the engine sent an event of over 4 MiB")
+            if not data:
+                continue
+        tokens += data.count(b"data:")
+        if b"[DONE]" in data or b'"usage":' in data or b'"error":' in data:
+            data, done = _inspect(data, charge, show_usage)
+        if data:
+            await http.write(data)
+    charge.usage = charge.usage if charge.usage.output else Usage(0, max(0, tokens - 1))
+    if not done:
+        raise EngineFailed("the engine's stream ended without [DONE]")
+    await charge.settle()
+    await http.end(DONE)
+
+
+def _inspect(data: bytes, charge: Charge, show_usage: bool) -> tuple[bytes, bool]:
+    """Take usage and [DONE] out of complete events. Raises EngineFailed for an error event."""
+    kept, done = [], False
+    for event in data.split(b"\n\n"):
+        if event == b"data: [DONE]":
+            done = True
+            continue
+        if b'"usage":{' in event or b'"usage": {' in event or b'"error":' in event:
+            chunk = _payload(event)
+            if "error" in chunk and "choices" not in chunk:
+                raise EngineFailed(str((chunk["error"] or {}).get("message", "the engine reported an error")))
+            if chunk.get("usage"):
+                charge.usage = usage_of(chunk["usage"])
+                if not chunk.get("choices") and not show_usage:
+                    continue
+        if event:
+            kept.append(event + b"\n\n")
+    return b"".join(kept), done
+
+
+def _payload(event: bytes) -> dict[str, Any]:
+    lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
+    try:
+        value = orjson.loads(b"\n".join(lines))
+    except orjson.JSONDecodeError:
+        raise EngineFailed("the engine sent an event that is not JSON") from None
+    if not isinstance(value, dict):
+        raise EngineFailed("the engine sent an event that is not a JSON object")
+    return value
+
+
+async def chunks(reply: Reply, decoder: Decoder | None, charge: Charge) -> AsyncIterator[dict[str, Any]]:
+    """Canonical chunk objects of a stream. Keeps the charge's usage current, so that a cut stream is charged
+    for the tokens that were sent. Raises EngineFailed."""
+    tail, tokens = b"", 0
+    while data := await reply.read():
+        data = tail + data
+        *events, tail = data.replace(b"\r\n", b"\n").split(b"\n\n")
+        if len(tail) > MAX_EVENT:
+            raise EngineFailed("the engine sent an event of over 4 MiB")
+        for event in events:
+            if not event.startswith(b"data:"):
+                continue
+            if event == b"data: [DONE]":
+                return
+            chunk = _payload(event)
+            if chunk.get("error") and not chunk.get("choices"):
+                raise EngineFailed(str(chunk["error"].get("message", "the engine reported an error")))
+            for out in decoder.feed(chunk) if decoder else (chunk,):
+                if out.get("usage"):
+                    charge.usage = usage_of(out["usage"])
+                elif out.get("choices"):
+                    tokens += 1
+                    charge.usage = Usage(charge.usage.input, tokens)
+                    charge.first_token()
+                yield out
+    raise EngineFailed("the engine's stream ended without [DONE]")
+
+
+async def whole(reply: Reply, limit: int = 64 * 1024 * 1024) -> bytes:
+    """The complete body of a reply that is not a stream."""
+    parts, size = [], 0
+    while data := await reply.read():
+        parts.append(data)
+        size += len(data)
+        if size > limit:
+            reply.close()
+            raise EngineFailed(f"the engine's answer is over {limit} bytes")
+    reply.close()
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def refusal(reply: Reply) -> AtollError:
+    """The error that an engine answered with (status >= 400), as ours."""
+    raw = await whole(reply, 1024 * 1024)
+    try:
+        error = orjson.loads(raw).get("error", {})
+    except (orjson.JSONDecodeError, AttributeError):
+        error = {}
+    if not isinstance(error, dict):
+        error = {"message": str(error)}
+    message = str(error.get("message") or f"the engine answered {reply.status}")
+    if reply.status in {401, 403}:
+        return EngineFailed(f"endpoint '{reply.endpoint.name}' refused Atoll's key: {message}")
+    if 400 <= reply.status < 500 and reply.status not in {408, 429}:
+        result = InvalidRequest(message, param=error.get("param"), code=str(error.get("code") or "invalid_request"))
+        result.status = reply.status
+        return result
+    result = EngineFailed(message)
+    if reply.status == 429:
+        result.status, result.code = 503, "overloaded"
+        result.retry_after = 1.0
+    return result
+
+
+def collect(parts: list[dict[str, Any]], kind: str = "chat.completion") -> dict[str, Any]:
+    """One completion object from the chunks of a stream (all choices)."""
+    choices: dict[int, dict[str, Any]] = {}
+    result: dict[str, Any] = {"id": "", "object": kind, "created": 0, "model": "", "choices": [], "usage": None}
+    for chunk in parts:
+        for name in ("id", "created", "model", "system_fingerprint"):
+            if chunk.get(name):
+                result[name] = chunk[name]
+        result["usage"] = chunk.get("usage") or result["usage"]
+        for delta in chunk.get("choices", ()):
+            _absorb(choices.setdefault(delta["index"], {"index": delta["index"]}), delta, kind)
+    result["choices"] = [choices[i] for i in sorted(choices)]
+    return result
+
+
+def _absorb(choice: dict[str, Any], piece: dict[str, Any], kind: str) -> None:
+    choice.setdefault("finish_reason", None)
+    choice.setdefault("logprobs", None)
+    if piece.get("finish_reason"):
+        choice["finish_reason"] = piece["finish_reason"]
+    if piece.get("logprobs"):
+        merged = choice["logprobs"] or {}
+        for name, values in piece["logprobs"].items():
+            merged[name] = [*(merged.get(name) or []), *values] if isinstance(values, list) else values
+        choice["logprobs"] = merged
+    if kind == "text_completion":
+        choice["text"] = choice.get("text", "") + (piece.get("text") or "")
+        return
+    message = choice.setdefault("message", {"role": "assistant", "content": None, "refusal": None})
+    delta = piece.get("delta", {})
+    for name in ("content", "reasoning_content", "refusal"):
+        if delta.get(name) is not None:
+            message[name] = (message.get(name) or "") + delta[name]
+    for call in delta.get("tool_calls", ()):
+        _absorb_call(message.setdefault("tool_calls", []), call)
+
+
+def _absorb_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:
+    while len(calls) <= piece["index"]:
+        calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+    call = calls[piece["index"]]
+    call["id"] = piece.get("id") or call["id"]
+    function = piece.get("function", {})
+    call["function"]["name"] += function.get("name") or ""
+    call["function"]["arguments"] += function.get("arguments") or ""
