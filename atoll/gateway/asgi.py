@@ -1,0 +1,85 @@
+"""The public API as an ASGI application: find the handler, authenticate, serve, render errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from atoll.core.errors import AtollError, Forbidden, NotFound
+from atoll.core.types import Key
+from atoll.gateway.chat import CHAT, COMPLETIONS, chat
+from atoll.gateway.errors import send_error
+from atoll.gateway.exchange import Exchange
+from atoll.gateway.http import Http, parse_json
+
+log = logging.getLogger("atoll.gateway")
+
+Handler = Callable[["Gateway", Http, Key], Awaitable[None]]
+
+OPERATOR = Key("operator", "local operator", "admin", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_body_bytes: int = 32 * 1024 * 1024
+
+
+class Gateway:
+    """`models` serve on the hot path here; everything else (`rest`) is an ordinary Starlette application.
+
+    Requests that come in over `operator_socket`, which only this user can open, are the local operator's.
+    """
+
+    def __init__(self, exchange: Exchange, rest: ASGIApp, limits: Limits, operator_socket: str = "") -> None:
+        self.exchange = exchange
+        self.rest = rest
+        self.limits = limits
+        self.operator_socket = operator_socket
+        self.routes: dict[str, Handler] = {CHAT: serve_chat, COMPLETIONS: serve_chat}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self.routes.get(scope.get("path", ""))
+        if scope["type"] != "http" or handler is None or scope["method"] != "POST":
+            await self.rest(scope, receive, send)
+            return
+        http = Http(scope, receive, send, "req_" + os.urandom(12).hex())
+        try:
+            await handler(self, http, self.identify(scope, http.header))
+        except AtollError as error:
+            if not http.started and not http.gone:
+                await send_error(http, error)
+        except asyncio.CancelledError:
+            if not http.gone:
+                raise
+        except Exception:
+            log.exception("request %s failed", http.id)
+            if not http.started:
+                await send_error(http, AtollError(f"internal error; the log has the details under {http.id}"))
+
+    def identify(self, scope: Scope, header: Callable[[bytes], str | None]) -> Key:
+        """The caller: by bearer token or x-api-key, or the local operator. Raises Unauthenticated."""
+        server = scope.get("server")
+        if server and server[1] is None and server[0] == self.operator_socket:
+            return OPERATOR
+        bearer = header(b"authorization") or ""
+        secret = bearer[7:] if bearer[:7].lower() == "bearer " else header(b"x-api-key")
+        return self.exchange.accounts.identify(secret)
+
+
+async def serve_chat(gateway: Gateway, http: Http, key: Key) -> None:
+    raw = await http.body(gateway.limits.max_body_bytes)
+    await chat(gateway.exchange, http, key, raw, parse_json(raw))
+
+
+def require_admin(key: Key) -> None:
+    if key.role != "admin":
+        raise Forbidden("this needs a key with the role 'admin'")
+
+
+def no_such_path(path: str) -> NotFound:
+    return NotFound(f"there is nothing at {path}; the API is described at /openapi.json", code="unknown_path")

@@ -1,0 +1,142 @@
+"""OpenAI chat completions and completions: the wire format that is also spoken inside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from atoll.core.cards import Card
+from atoll.core.errors import AtollError
+from atoll.core.ports import Decoder
+from atoll.core.types import Key
+from atoll.gateway.checks import check_chat, max_output
+from atoll.gateway.errors import error_event, invalid
+from atoll.gateway.exchange import Bound, Charge, Exchange
+from atoll.gateway.http import EVENTS, Http
+from atoll.gateway.schemas import ChatRequest, CompletionRequest
+from atoll.gateway.stream import DONE, chunks, collect, refusal, relay, usage_of, whole
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+TEMPLATE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request ready for an engine. `decoder` None: the engine's stream passes as it is."""
+
+    path: str
+    body: dict[str, Any]
+    decoder: Decoder | None
+    streamed: bool
+
+
+async def chat(exchange: Exchange, http: Http, key: Key, raw: bytes, body: dict[str, Any]) -> None:
+    """POST /v1/chat/completions and /v1/completions."""
+    schema = ChatRequest if http.path == CHAT else CompletionRequest
+    body = drop_nulls(body)
+    try:
+        schema.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error) from None
+    card = exchange.models.resolve(body["model"])
+    check_chat(card, body)
+    charge = await exchange.begin(http, key, card, bound(card, body, len(raw)))
+    await exchange.guard(http, charge, _serve(exchange, http, charge, body))
+
+
+def drop_nulls(body: dict[str, Any]) -> dict[str, Any]:
+    """An explicit null means the same as an absent field."""
+    return {k: v for k, v in body.items() if v is not None} if None in body.values() else body
+
+
+def bound(card: Card, body: dict[str, Any], size: int) -> Bound:
+    """A token is at least one byte of the request, besides what the chat template adds."""
+    return Bound(min(size + TEMPLATE_TOKENS, max(card.context, 1)) if card.context else size, max_output(card, body))
+
+
+def encode(exchange: Exchange, card: Card, body: dict[str, Any], path: str) -> Sent:
+    """The body for the engine behind `card`. Streams always carry usage: it is what is charged."""
+    dialect = exchange.models.dialect(card)
+    if dialect is not None:
+        body, decoder = dialect.encode(card, {**body, "model": card.id})
+        return Sent(path, body, decoder, bool(body.get("stream")))
+    body = {**body, "model": card.remote.model if card.remote else card.id}
+    if "max_completion_tokens" not in body:
+        body.setdefault("max_tokens", card.max_output)
+    if body.get("stream"):
+        body["stream_options"] = {"include_usage": True}
+    return Sent(path, body, None, bool(body.get("stream")))
+
+
+async def answer(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> AsyncIterator[dict[str, Any]]:
+    """Canonical chunks for surfaces that translate. Raises what the engine refused."""
+    reply = await exchange.open(http, charge, sent.path, orjson.dumps(sent.body))
+    try:
+        if reply.status >= 400:
+            raise await refusal(reply)
+        async for chunk in chunks(reply, sent.decoder, charge):
+            yield chunk
+    finally:
+        reply.close()
+
+
+async def _serve(exchange: Exchange, http: Http, charge: Charge, body: dict[str, Any]) -> None:
+    sent = encode(exchange, charge.card, body, http.path)
+    wants_stream = bool(body.get("stream"))
+    show_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+    if sent.decoder is None:
+        await _pass_through(exchange, http, charge, sent, show_usage)
+    elif wants_stream:
+        await _decoded_stream(exchange, http, charge, sent, show_usage)
+    else:
+        parts = [c async for c in answer(exchange, http, charge, sent)]
+        result = collect(parts, "chat.completion" if http.path == CHAT else "text_completion")
+        await charge.settle()
+        await http.json(result)
+
+
+async def _pass_through(exchange: Exchange, http: Http, charge: Charge, sent: Sent, show_usage: bool) -> None:
+    reply = await exchange.open(http, charge, sent.path, orjson.dumps(sent.body))
+    try:
+        if reply.status >= 400:
+            raise await refusal(reply)
+        if sent.streamed:
+            await _with_error_event(http, relay(http, reply, charge, show_usage))
+            return
+        data = await whole(reply)
+        charge.usage = usage_of(orjson.loads(data).get("usage"))
+        await charge.settle()
+        await http.reply(200, data)
+    finally:
+        reply.close()
+
+
+async def _decoded_stream(exchange: Exchange, http: Http, charge: Charge, sent: Sent, show_usage: bool) -> None:
+    async def send() -> None:
+        async for chunk in answer(exchange, http, charge, sent):
+            if chunk.get("usage") and not chunk.get("choices") and not show_usage:
+                continue
+            if not http.started:
+                await charge.opened
+                await http.start(200, EVENTS)
+            await http.write(b"data: " + orjson.dumps(chunk) + b"\n\n")
+        await charge.settle()
+        await http.end(DONE)
+
+    await _with_error_event(http, send())
+
+
+async def _with_error_event(http: Http, sending: Any) -> None:
+    """Once the stream has begun, an error is an event and the end of the stream."""
+    try:
+        await sending
+    except AtollError as error:
+        if not http.started or http.gone:
+            raise
+        await http.end(error_event(error, http.path, http.id))
+        raise
