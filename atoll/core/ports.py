@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
@@ -52,7 +52,9 @@ class Reply(Protocol):
 
 
 class Models(Protocol):
-    """The running fleet, as the gateway sees it."""
+    """The running fleet, as the gateway sees it. `tiers` maps service tiers to card ids."""
+
+    tiers: Mapping[str, str]
 
     def cards(self) -> Mapping[str, Card]: ...
 
@@ -114,4 +116,26 @@ class Responses(Protocol):
 
     async def delete(self, id: str, key_id: str) -> None:
         """Raises NotFound."""
+        ...
+
+
+class Library(Protocol):
+    """The models of this installation: what could be added, what was, and what the tiers mean."""
+
+    def states(self) -> Mapping[str, Mapping[str, Any]]:
+        """By card id: `state` (ready, starting, failed, missing) and `detail` (why, and what to do)."""
+        ...
+
+    def catalogue(self) -> Sequence[Mapping[str, Any]]:
+        """Models known by short name that are not installed, with download and memory needs."""
+        ...
+
+    async def add(self, request: Mapping[str, Any], progress: Callable[[str, int, int], None]) -> Card:
+        """Install from a short name, GGUF file, hub repository or base URL, and start it. Raises AtollError."""
+        ...
+
+    async def remove(self, card_id: str) -> None: ...
+
+    async def assign(self, tier: str, card_id: str) -> None:
+        """Put a card behind a tier. Raises NotFound."""
         ...

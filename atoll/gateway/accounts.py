@@ -33,7 +33,7 @@ class Accounts:
     def put(self, key: Key) -> None:
         self._by_digest = {d: k for d, k in self._by_digest.items() if k.id != key.id} | {key.digest: key}
 
-    def keys(self) -> list[Key]:
+    def everyone(self) -> list[Key]:
         return list(self._by_digest.values())
 
     def account(self, key_id: str) -> Account:

@@ -14,7 +14,9 @@ from atoll.core.health import Health, observe
 from atoll.core.ports import Dialect
 from atoll.core.route import Candidate, route
 from atoll.core.types import Endpoint
-from atoll.regions.upstream import Connection, Pool, Timeouts
+from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Timeouts
+
+ATTEMPTS = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +81,8 @@ class Fleet:
         card = self._cards.get(name) or self._cards.get(self.tiers.get(name, ""))
         if card is None:
             known = ", ".join([*sorted(self.tiers), *sorted(self._cards)])
-            raise NotFound(f"model '{name}' does not exist here; there are: {known}", param="model", code="model_not_found")
+            message = f"model '{name}' does not exist here; there are: {known}"
+            raise NotFound(message, param="model", code="model_not_found")
         return card
 
     def dialect(self, card: Card) -> Dialect | None:
@@ -116,7 +119,7 @@ class Fleet:
 
         An engine that is just restarting is waited for, up to `patience` seconds.
         """
-        deadline = time.monotonic() + self.patience
+        deadline, attempts = time.monotonic() + self.patience, ATTEMPTS
         failure: AtollError = EngineFailed(f"no endpoint serves '{card.id}' now; try again, or see 'atoll status'")
         while True:
             changed = self._changed
@@ -127,10 +130,11 @@ class Fleet:
                     return await self._attempt(members[endpoint.name], path, body, content_type)
                 except (EngineFailed, DeadlineExceeded) as error:
                     failure = error
+                    attempts -= error.code != UNREACHABLE
             if members and all(r.startswith("full") for r in decision.reasons.values()) and not decision.order:
                 raise Overloaded(f"'{card.id}' is at its limit of waiting requests", retry_after=1.0)
             left = deadline - time.monotonic()
-            if left <= 0 or isinstance(failure, DeadlineExceeded):
+            if left <= 0 or attempts <= 0 or isinstance(failure, DeadlineExceeded):
                 raise failure
             try:
                 async with asyncio.timeout(min(left, 0.5)):

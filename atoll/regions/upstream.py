@@ -20,6 +20,7 @@ from atoll.core.types import Endpoint
 HIGH_WATER = 256 * 1024
 KEEP_IDLE = 30.0
 MAX_IDLE = 64
+UNREACHABLE = "engine_unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ class Pool:
         except TimeoutError:
             raise DeadlineExceeded(f"no connection to {self.endpoint.name} in {self.timeouts.connect:.0f} s") from None
         except OSError as error:
-            raise EngineFailed(f"no connection to {self.endpoint.name}: {error}") from None
+            raise EngineFailed(f"no connection to {self.endpoint.name}: {error}", code=UNREACHABLE) from None
         self._all.add(connection)
         return connection
 

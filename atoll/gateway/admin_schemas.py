@@ -1,0 +1,48 @@
+"""The bodies of the admin API, as pydantic models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atoll.core.types import NANO, Limits
+
+
+class LimitsBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    requests_per_minute: int | None = Field(None, ge=1, le=10**9)
+    tokens_per_minute: int | None = Field(None, ge=1, le=10**12)
+    budget_per_month: float | None = Field(None, ge=0, le=9_000_000, allow_inf_nan=False)
+
+    def limits(self) -> Limits:
+        budget = None if self.budget_per_month is None else round(self.budget_per_month * NANO)
+        return Limits(self.requests_per_minute, self.tokens_per_minute, budget)
+
+
+class NewKey(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1, max_length=100)
+    role: Literal["admin", "user"] = "user"
+    limits: LimitsBody = LimitsBody()
+    expires_in_s: float | None = Field(None, gt=0, le=10 * 366 * 86400, allow_inf_nan=False)
+
+
+class KeyChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str | None = Field(None, min_length=1, max_length=100)
+    limits: LimitsBody | None = None
+
+
+class NewModel(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    source: str = Field(min_length=1, max_length=2000)
+    id: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
+    model: str | None = Field(None, min_length=1, max_length=200)
+    key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    context: int | None = Field(None, ge=128, le=10_000_000)
+
+
+class TierChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    model: str = Field(min_length=1)

@@ -1,0 +1,94 @@
+"""The OpenAPI 3.1 document, made from the request models themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from atoll import __version__
+from atoll.gateway.admin_schemas import KeyChange, NewKey, NewModel, TierChange
+from atoll.gateway.schemas import ChatRequest, CompletionRequest
+
+BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
+    ("post", "/v1/chat/completions", "OpenAI chat completions", ChatRequest),
+    ("post", "/v1/completions", "OpenAI completions (legacy)", CompletionRequest),
+    ("post", "/atoll/v1/keys", "Create an API key; the secret is shown once", NewKey),
+    ("patch", "/atoll/v1/keys/{id}", "Change a key's name or limits", KeyChange),
+    ("post", "/atoll/v1/models", "Install a model; progress as server-sent events", NewModel),
+    ("put", "/atoll/v1/tiers/{tier}", "Put a model behind a tier", TierChange),
+]
+
+READS: list[tuple[str, str, str, tuple[str, ...]]] = [
+    ("get", "/v1/models", "Models and tiers", ()),
+    ("get", "/v1/models/{id}", "One model", ()),
+    ("get", "/atoll/v1/me", "The calling key and its month", ()),
+    ("get", "/atoll/v1/status", "What runs here", ()),
+    ("get", "/atoll/v1/keys", "All keys", ()),
+    ("delete", "/atoll/v1/keys/{id}", "Revoke a key", ()),
+    ("get", "/atoll/v1/usage", "Usage per time bucket, key and model", ("since", "until", "step", "key_id")),
+    ("get", "/atoll/v1/requests", "The ledger, newest first", ("limit", "before", "key_id")),
+    ("get", "/atoll/v1/regions", "The regions", ()),
+    ("get", "/atoll/v1/catalogue", "Models that can be installed by short name", ()),
+    ("delete", "/atoll/v1/models/{id}", "Remove a model", ()),
+    ("get", "/healthz", "The process lives", ()),
+    ("get", "/readyz", "The chat model answers", ()),
+]
+
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
+def document() -> dict[str, Any]:
+    models = list(dict.fromkeys(schema for _, _, _, schema in BODIES))
+    refs, definitions = models_json_schema(
+        [(m, "validation") for m in models], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, summary, schema in BODIES:
+        operation = _operation(path, summary, ())
+        content = {"application/json": {"schema": refs[(schema, "validation")]}}
+        operation["requestBody"] = {"required": True, "content": content}
+        paths.setdefault(path, {})[method] = operation
+    for method, path, summary, query in READS:
+        paths.setdefault(path, {})[method] = _operation(path, summary, query)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Atoll", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {**definitions.get("$defs", {}), "Error": ERROR},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(path: str, summary: str, query: tuple[str, ...]) -> dict[str, Any]:
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    parameters = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
+    parameters += [
+        {"name": n, "in": "query", "schema": {"type": "string"} if n == "key_id" else {"type": "number", "minimum": 0}}
+        for n in query
+    ]
+    error = {"description": "Error", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    return {
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {"2XX": {"description": "Success"}, "4XX": error, "5XX": error},
+    }
