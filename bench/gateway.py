@@ -1,8 +1,8 @@
 """CPU time that a gateway adds per request: `python bench/gateway.py [--peers ...] [--runs 3] [--out FILE]`.
 
 Every gateway stands in front of the same mock upstream, pinned to core 0 with one worker; the mock and the load
-generator are pinned to core 1. 32 keep-alive connections, loopback, bounded counts. Cost = user + system CPU time of the
-gateway's process tree / correct replies; the median of the runs, gateways interleaved. Wrong replies are counted.
+generator are pinned to core 1. 32 keep-alive connections, loopback, bounded counts. Cost = user + system CPU time of
+the gateway's process tree / correct replies; the median of the runs, gateways interleaved. Wrong replies are counted.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from gateways import GATEWAYS, Launch
 
 GATEWAY_CORE, LOAD_CORE = 0, 1
 CONCURRENCY = 32
-KINDS = ("json", "burst", "paced")
+KIND_DIVISORS = {"json": 1, "burst": 5, "paced": 25}
+KINDS = tuple(KIND_DIVISORS)
 KIND_NOTES = {
     "json": "one JSON reply of about 0.4 KB",
     "burst": "SSE, 60 content chunks, a usage chunk and [DONE] one HTTP chunk each, all in one write of the upstream",
@@ -42,9 +43,8 @@ class Target:
     ready_s: float
 
     def requests(self, kind: str, base: int) -> int:
-        """Requests in a run; a paced stream lasts 0.3 s, so there are fewer of these."""
-        count = base // self.launch.requests_divisor
-        return max(count if kind == "json" else count // 2 if kind == "burst" else count // 5, 2 * CONCURRENCY)
+        """Requests in a run, `base` of them JSON; streams are dearer and a paced one lasts 0.3 s, so fewer of these."""
+        return max(base // self.launch.requests_divisor // KIND_DIVISORS[kind], 2 * CONCURRENCY)
 
 
 def load(url: str, kind: str, requests: int, concurrency: int, headers: dict[str, str]) -> dict:
@@ -117,7 +117,8 @@ def run_all(targets: list[Target], upstream: str, args: argparse.Namespace) -> d
     latency = {target.name: [] for target in targets}
     for target in targets:
         for kind in KINDS:
-            load(target.url, kind, 2 * CONCURRENCY, CONCURRENCY, target.launch.headers)
+            warm_up = max(target.requests(kind, args.requests) // 5, 2 * CONCURRENCY)
+            load(target.url, kind, warm_up, CONCURRENCY, target.launch.headers)
     for number in range(args.runs):
         for target in targets:
             print(f"run {number + 1}/{args.runs}: {target.name}", file=sys.stderr, flush=True)
@@ -168,7 +169,7 @@ def table(rows: dict[str, dict]) -> str:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--peers", default=",".join(GATEWAYS), help="comma-separated, of: %(default)s")
-    parser.add_argument("--requests", type=int, default=2000, help="JSON requests a run (default %(default)s)")
+    parser.add_argument("--requests", type=int, default=10000, help="JSON requests a run (default %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs a gateway (default %(default)s)")
     parser.add_argument("--out", type=Path, default=REPO / "bench" / "results" / "gateway.json")
     args = parser.parse_args()

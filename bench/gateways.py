@@ -91,7 +91,7 @@ def start_litellm(upstream: str, folder: Path, port: int) -> Launch:
         env={"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         headers={"authorization": f"Bearer {key}"},
         ready="/health/liveliness",
-        requests_divisor=10,
+        requests_divisor=25,
     )
 
 
