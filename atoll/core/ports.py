@@ -139,3 +139,17 @@ class Library(Protocol):
     async def assign(self, tier: str, card_id: str) -> None:
         """Put a card behind a tier. Raises NotFound."""
         ...
+
+
+class Roster(Protocol):
+    """Where engines report for duty (`regions.fleet.Fleet`)."""
+
+    tiers: dict[str, str]
+
+    def offer(self, card: Card, dialect: Dialect | None = None) -> None: ...
+
+    def withdraw(self, card_id: str) -> None: ...
+
+    def join(self, card_id: str, endpoint: Endpoint, limit: int = 0) -> None: ...
+
+    def leave(self, card_id: str, name: str) -> None: ...

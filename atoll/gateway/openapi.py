@@ -86,7 +86,8 @@ def _operation(path: str, summary: str, query: tuple[str, ...]) -> dict[str, Any
         {"name": n, "in": "query", "schema": {"type": "string"} if n == "key_id" else {"type": "number", "minimum": 0}}
         for n in query
     ]
-    error = {"description": "Error", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    schema = {"$ref": "#/components/schemas/Error"}
+    error = {"description": "Error", "content": {"application/json": {"schema": schema}}}
     return {
         "summary": summary,
         "parameters": parameters,
