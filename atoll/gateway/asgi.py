@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atoll.core.errors import AtollError, Forbidden, NotFound
+from atoll.core.ports import Responses
 from atoll.core.types import Key
 from atoll.gateway.chat import CHAT, COMPLETIONS, chat
 from atoll.gateway.errors import send_error
@@ -35,9 +36,13 @@ class Gateway:
     Requests that come in over `operator_socket`, which only this user can open, are the local operator's.
     """
 
-    def __init__(self, exchange: Exchange, rest: ASGIApp, limits: Limits, operator_socket: str = "") -> None:
+    rest: ASGIApp
+
+    def __init__(
+        self, exchange: Exchange, limits: Limits, operator_socket: str = "", responses: Responses | None = None
+    ) -> None:
         self.exchange = exchange
-        self.rest = rest
+        self.responses = responses
         self.limits = limits
         self.operator_socket = operator_socket
         self.routes: dict[str, Handler] = {CHAT: serve_chat, COMPLETIONS: serve_chat}

@@ -28,7 +28,8 @@ def error_body(error: AtollError, path: str, request_id: str) -> dict[str, Any]:
     client_fault = error.status < 500
     if path.startswith("/v1/messages"):
         kind = ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if client_fault else "api_error")
-        message = f"{error.param}: {error.message}" if error.param else error.message
+        named = error.param is None or error.message.startswith(error.param)
+        message = error.message if named else f"{error.param}: {error.message}"
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
     kind = OPENAI_TYPES.get(error.status, "invalid_request_error" if client_fault else "server_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
@@ -54,15 +55,35 @@ async def send_error(http: Http, error: AtollError) -> None:
     await http.reply(error.status, orjson.dumps(error_body(error, http.path, http.id)), headers)
 
 
-def invalid(error: ValidationError) -> InvalidRequest:
-    """The first thing wrong, named as `messages[0].role`."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    where = ""
-    for part in first["loc"]:
-        if isinstance(part, int):
-            where += f"[{part}]"
-        elif part.replace("_", "").isalnum() and part[:1].islower():
-            where += f".{part}" if where else part
+def invalid(error: ValidationError, body: Any = None) -> InvalidRequest:
+    """The deepest thing wrong, named as `messages[0].role`; `body` is what was validated."""
+    found = [(_where(e["loc"], body, e["type"]), e) for e in error.errors(include_url=False, include_context=False)]
+    where, first = max(found, key=lambda pair: len(pair[1]["loc"]) if body is None else _depth(pair[0]))
     message = first["msg"].removeprefix("Value error, ")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    if first["type"] == "extra_forbidden":
+        message, code = "this field is not supported", "unsupported_parameter"
     return InvalidRequest(f"{where}: {message}" if where else message, param=where or None, code=code)
+
+
+def _depth(where: str) -> int:
+    return where.count(".") + where.count("[")
+
+
+def _where(loc: tuple[int | str, ...], body: Any, kind: str) -> str:
+    """pydantic's location without the names of union branches: with the body at hand, what is not in it is one."""
+    where, value = "", body
+    for i, part in enumerate(loc):
+        last = i == len(loc) - 1
+        if isinstance(part, int):
+            where += f"[{part}]"
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+            continue
+        if body is None:
+            named = part.replace("_", "").isalnum() and part[:1].islower()
+        else:
+            named = isinstance(value, dict) and (part in value or (last and kind == "missing"))
+        if named:
+            where += f".{part}" if where else part
+            value = value.get(part) if isinstance(value, dict) else None
+    return where

@@ -61,7 +61,9 @@ class Http:
             parts.append(part)
 
     def on_gone(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when the client goes away before the answer is complete. After `body` only."""
+        """Call `callback` once when the client goes away before the answer is complete, instead of an earlier
+        callback. After `body` only."""
+        self.unwatch()
         self._watch = asyncio.ensure_future(self._await_disconnect(callback))
 
     async def _await_disconnect(self, callback: Callable[[], None]) -> None:

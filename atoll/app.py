@@ -1,0 +1,134 @@
+"""The composition root: settings in, a running cloud out. Every concrete class is chosen here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from atoll import console
+from atoll.core.errors import SetupError
+from atoll.core.types import Key
+from atoll.core.types import Limits as KeyLimits
+from atoll.engines.library import Library, Place
+from atoll.gateway.accounts import Accounts
+from atoll.gateway.admin import Admin, new_key
+from atoll.gateway.asgi import Gateway, Limits
+from atoll.gateway.exchange import Exchange
+from atoll.gateway.metrics import Metrics
+from atoll.gateway.rest import build_rest
+from atoll.gateway.server import bind, bind_operator, build_server
+from atoll.regions.catalogue import read_regions
+from atoll.regions.fleet import Fleet
+from atoll.settings import Settings
+from atoll.store import Store, open_store
+
+log = logging.getLogger("atoll")
+
+Progress = Callable[[str, int, int], None]
+SESSION_KEY_SECONDS = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """A running installation. `secret` is a key that works and is shown nowhere again."""
+
+    url: str
+    secret: str
+    first_run: bool
+    library: Library
+    server: object
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud]:
+    """Start everything, yield once the API answers (models may still load), stop everything that was started."""
+    async with contextlib.AsyncExitStack() as stack:
+        _prepare(settings.data)
+        listener = bind(settings.host, settings.port)
+        stack.callback(listener.close)
+        store = await open_store(settings.store_url)
+        stack.push_async_callback(store.close)
+        secret, first_run = await _issue_key(store)
+        now = time.time()
+        accounts = Accounts(await store.keys.all(), await store.ledger.recover(now), now)
+        fleet = Fleet()
+        stack.push_async_callback(fleet.close)
+        library = Library(_place(settings), fleet)
+        stack.push_async_callback(library.stop)
+        library.start(settings.models, progress)
+        exchange = Exchange(fleet, accounts, store.ledger)
+        operator = bind_operator(settings.operator_socket)
+        stack.callback(settings.operator_socket.unlink, missing_ok=True)
+        limits = Limits(settings.max_body_bytes)
+        gateway = Gateway(exchange, limits, str(settings.operator_socket), store.responses)
+        metrics = Metrics(exchange.running)
+        exchange.observers.append(metrics.observe)
+        kind = settings.store_url.partition(":")[0]
+        admin = Admin(gateway, store.keys, library, read_regions(), kind, now)
+        gateway.rest = build_rest(admin, metrics, Path(console.__file__).parent, library.waiting_for)
+        server = build_server(gateway, settings.drain_seconds)
+        serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            yield Cloud(f"http://{shown}:{port}", secret, first_run, library, server)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def serve(settings: Settings, progress: Progress, announce: Callable[[Cloud], None]) -> None:
+    """Run until SIGINT or SIGTERM; then drain: requests under way finish, new connections are refused."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sig, stop.set)
+    async with running(settings, progress) as cloud:
+        settled = asyncio.create_task(cloud.library.settled())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({settled, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            announce(cloud)
+        await stopping
+        settled.cancel()
+
+
+def run(settings: Settings, progress: Progress, announce: Callable[[Cloud], None]) -> None:
+    uvloop.run(serve(settings, progress, announce))
+
+
+def _prepare(data: Path) -> None:
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (data / "models").mkdir(exist_ok=True)
+    except OSError as error:
+        message = f"cannot write to {data}: {error.strerror}; set ATOLL_DATA to a folder of yours"
+        raise SetupError(message) from None
+
+
+def _place(settings: Settings) -> Place:
+    threads = settings.threads or os.cpu_count() or 1
+    return Place(
+        settings.data, settings.weights, settings.region, settings.slots, settings.context, threads, os.environ
+    )
+
+
+async def _issue_key(store: Store) -> tuple[str, bool]:
+    """A durable admin key at the first start; afterwards one for a week, since older ones cannot be shown again."""
+    keys: list[Key] = list(await store.keys.all())
+    first = not any(k.role == "admin" and k.expires_at is None for k in keys)
+    name = "first admin" if first else f"started {time.strftime('%Y-%m-%d %H:%M')}"
+    key, secret = new_key(name, "admin", KeyLimits(), None if first else SESSION_KEY_SECONDS)
+    await store.keys.add(key)
+    return secret, first
