@@ -84,8 +84,15 @@ class Ledger(Protocol):
         ...
 
     async def entries(
-        self, *, key_id: str | None = None, before: float | None = None, limit: int = 100
-    ) -> Sequence[Entry]: ...
+        self,
+        *,
+        key_id: str | None = None,
+        before: float | None = None,
+        before_id: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[Entry]:
+        """Newest first. The page after an entry `e`: before=e.created_at, before_id=e.id."""
+        ...
 
     async def usage(self, *, since: float, until: float, step: float, key_id: str | None = None) -> Sequence[dict]:
         """Sums per time bucket, key and model: keys `start, key_id, model, requests, failed, input, output,
@@ -116,6 +123,10 @@ class Responses(Protocol):
 
     async def delete(self, id: str, key_id: str) -> None:
         """Raises NotFound."""
+        ...
+
+    async def purge(self, now: float) -> int:
+        """Remove what has expired; how many were removed."""
         ...
 
 

@@ -1,0 +1,35 @@
+"""What a kind of database must offer. SQLite and PostgreSQL each implement it in a file of their own."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine
+
+from atoll.core.errors import AtollError
+
+
+class Backend(Protocol):
+    """One database: connections to it, the claim that makes this process its only writer, its error messages."""
+
+    engine: Engine
+    placeholder: str
+
+    def claim(self, connection: Connection) -> None:
+        """Make `connection` the one that writes. Raises SetupError naming the holder when another process has it."""
+        ...
+
+    def release(self) -> None: ...
+
+    def check(self, connection: Connection) -> None:
+        """Raises SetupError when the stored data is damaged."""
+        ...
+
+    def explain(self, error: BaseException, doing: str) -> AtollError:
+        """What a failed statement means for the caller: Overloaded when a later try may succeed.
+        `doing` completes "the database cannot be ...": written, read."""
+        ...
+
+    def driver(self, connection: Connection) -> Any:
+        """The DBAPI connection below, for statements too frequent to compile."""
+        ...

@@ -1,0 +1,20 @@
+"""Which month a request's money belongs to, and what the ledger says of requests that a stop cut off."""
+
+from __future__ import annotations
+
+import time
+
+from atoll.core.types import Entry
+
+INTERRUPTED = "gateway stopped before this request finished"
+
+
+def period(now: float) -> int:
+    """The UTC month that `now` lies in: year * 12 + month - 1."""
+    date = time.gmtime(now)
+    return date.tm_year * 12 + date.tm_mon - 1
+
+
+def settled_at(entry: Entry) -> float:
+    """When the entry reached its final state; its money counts in that month."""
+    return entry.created_at + (entry.duration_ms or 0.0) / 1000

@@ -1,0 +1,115 @@
+"""One thread and one connection that write. Jobs run in the order given, each in a transaction of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, SQLAlchemyError
+
+from atoll.core.errors import AtollError, InvalidRequest, SetupError
+from atoll.store.backend import Backend
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+STOP_S = 30.0
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[T | None, AtollError | None], None]
+
+
+class Writer:
+    """Made inside the running loop, to which results return. `start` claims the database for this process."""
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="atoll-store-writer", daemon=True)
+        self._dbapi = backend.engine.dialect.loaded_dbapi
+
+    async def start(self, prepare: Work) -> None:
+        """Connect, claim, and run `prepare`. Raises what it raised, after the thread has ended."""
+        self._thread.start()
+        try:
+            await self.run(prepare)
+        except AtollError:
+            await self.stop()
+            raise
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Queue `work`; `done` is called on the loop with its result or with what went wrong."""
+        self._jobs.put((work, done))
+
+    async def run(self, work: Work[T]) -> T:
+        waiter = self._loop.create_future()
+
+        def done(result: T | None, error: AtollError | None) -> None:
+            if waiter.done():
+                return
+            if error:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(result)
+
+        self.submit(work, done)
+        return await waiter
+
+    async def stop(self) -> None:
+        """Finish the jobs already queued, then close the connection and give the database back."""
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join, STOP_S)
+
+    def _run(self) -> None:
+        while job := self._jobs.get():
+            work, done = job
+            result, error = self._perform(work)
+            try:
+                self._loop.call_soon_threadsafe(done, result, error)
+            except RuntimeError:
+                break  # the loop was closed without stop(): nobody is left to answer
+        self._disconnect()
+        self._backend.release()
+
+    def _perform(self, work: Work[T]) -> tuple[T | None, AtollError | None]:
+        try:
+            connection = self._connected()
+            with connection.begin():
+                return work(connection), None
+        except AtollError as error:
+            return None, error
+        except (DataError, self._dbapi.DataError, OverflowError, ValueError) as error:
+            self._disconnect()
+            return None, InvalidRequest(f"a value cannot be stored: {str(error).splitlines()[0]}")
+        except (SQLAlchemyError, self._dbapi.Error, OSError) as error:
+            self._disconnect()
+            return None, self._backend.explain(error, "written")
+        except Exception as error:
+            log.exception("a job of the store failed")
+            self._disconnect()
+            return None, SetupError(f"a defect in Atoll's store: {error!r}; please report it with the log")
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            connection = self._backend.engine.connect().execution_options(writes=True)
+            try:
+                self._backend.claim(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        """Close for real: a connection that failed once is not given another chance."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.invalidate()
+            connection.close()
