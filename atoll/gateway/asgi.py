@@ -17,6 +17,7 @@ from atoll.gateway.chat import CHAT, COMPLETIONS, chat
 from atoll.gateway.errors import send_error
 from atoll.gateway.exchange import Exchange
 from atoll.gateway.http import Http, parse_json
+from atoll.gateway.messages import MESSAGES, serve_messages
 
 log = logging.getLogger("atoll.gateway")
 
@@ -45,7 +46,11 @@ class Gateway:
         self.responses = responses
         self.limits = limits
         self.operator_socket = operator_socket
-        self.routes: dict[str, Handler] = {CHAT: serve_chat, COMPLETIONS: serve_chat}
+        self.routes: dict[str, Handler] = {
+            CHAT: serve_chat,
+            COMPLETIONS: serve_chat,
+            MESSAGES: serve_messages,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self.routes.get(scope.get("path", ""))

@@ -42,7 +42,7 @@ async def chat(exchange: Exchange, http: Http, key: Key, raw: bytes, body: dict[
     try:
         schema.model_validate(body)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, body) from None
     card = exchange.models.resolve(body["model"])
     check_chat(card, body)
     charge = await exchange.begin(http, key, card, bound(card, body, len(raw)))
@@ -73,8 +73,16 @@ def encode(exchange: Exchange, card: Card, body: dict[str, Any], path: str) -> S
     return Sent(path, body, None, bool(body.get("stream")))
 
 
-async def answer(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> AsyncIterator[dict[str, Any]]:
-    """Canonical chunks for surfaces that translate. Raises what the engine refused."""
+async def answer(
+    exchange: Exchange, http: Http, charge: Charge, body: dict[str, Any], path: str = CHAT
+) -> AsyncIterator[dict[str, Any]]:
+    """Canonical chunks for surfaces that translate; `body` asks for a stream. Raises what the engine refused."""
+    async for chunk in ask(exchange, http, charge, encode(exchange, charge.card, body, path)):
+        yield chunk
+
+
+async def ask(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> AsyncIterator[dict[str, Any]]:
+    """Canonical chunks of one engine's answer."""
     reply = await exchange.open(http, charge, sent.path, orjson.dumps(sent.body))
     try:
         if reply.status >= 400:
@@ -92,9 +100,9 @@ async def _serve(exchange: Exchange, http: Http, charge: Charge, body: dict[str,
     if sent.decoder is None:
         await _pass_through(exchange, http, charge, sent, show_usage)
     elif wants_stream:
-        await _decoded_stream(exchange, http, charge, sent, show_usage)
+        await _decoded_stream(http, charge, ask(exchange, http, charge, sent), show_usage)
     else:
-        parts = [c async for c in answer(exchange, http, charge, sent)]
+        parts = [c async for c in ask(exchange, http, charge, sent)]
         result = collect(parts, "chat.completion" if http.path == CHAT else "text_completion")
         await charge.settle()
         await http.json(result)
@@ -116,9 +124,11 @@ async def _pass_through(exchange: Exchange, http: Http, charge: Charge, sent: Se
         reply.close()
 
 
-async def _decoded_stream(exchange: Exchange, http: Http, charge: Charge, sent: Sent, show_usage: bool) -> None:
+async def _decoded_stream(
+    http: Http, charge: Charge, parts: AsyncIterator[dict[str, Any]], show_usage: bool
+) -> None:
     async def send() -> None:
-        async for chunk in answer(exchange, http, charge, sent):
+        async for chunk in parts:
             if chunk.get("usage") and not chunk.get("choices") and not show_usage:
                 continue
             if not http.started:

@@ -58,7 +58,7 @@ async def send_error(http: Http, error: AtollError) -> None:
 def invalid(error: ValidationError, body: Any = None) -> InvalidRequest:
     """The deepest thing wrong, named as `messages[0].role`; `body` is what was validated."""
     found = [(_where(e["loc"], body, e["type"]), e) for e in error.errors(include_url=False, include_context=False)]
-    where, first = max(found, key=lambda pair: len(pair[1]["loc"]) if body is None else _depth(pair[0]))
+    where, first = max(found, key=lambda pair: _depth(pair[0])) if body is not None else found[0]
     message = first["msg"].removeprefix("Value error, ")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     if first["type"] == "extra_forbidden":
