@@ -7,12 +7,16 @@ import socket
 from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from atoll.core.errors import AtollError, Overloaded, SetupError
 
 LOCK = 0x41746F6C6C
 CONNECT_S = 5
 STATEMENT_MS = 30_000
+CLAIM_MS = 2_000
+LOCK_NOT_AVAILABLE = "55P03"
+DISK_FULL = "53100"
 
 HOLDER = text(
     "SELECT a.application_name, a.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory'"
@@ -47,9 +51,16 @@ class PostgresBackend:
         )
 
     def claim(self, connection: Connection) -> None:
+        """Waits a moment: the server may still be ending the session of a gateway that was killed just now."""
+        try:
+            with connection.begin():
+                connection.execute(text(f"SET LOCAL lock_timeout = {CLAIM_MS}"))
+                connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+            return
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
         with connection.begin():
-            if connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}).scalar():
-                return
             holder = connection.execute(HOLDER, {"lock": LOCK}).first()
         who = f"{holder[0]}, server process {holder[1]}" if holder else "one that is just leaving"
         raise SetupError(
@@ -64,7 +75,7 @@ class PostgresBackend:
 
     def explain(self, error: BaseException, doing: str) -> AtollError:
         cause = getattr(error, "orig", None) or error
-        if getattr(cause, "sqlstate", None) == "53100":
+        if getattr(cause, "sqlstate", None) == DISK_FULL:
             why = "disk full"
         else:
             why = (str(cause).strip() or type(cause).__name__).splitlines()[0]
