@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -79,6 +80,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
+        gc.freeze()
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         try:

@@ -46,6 +46,11 @@ class Reply(Protocol):
         """The next bytes of the body as they arrive; b"" at its end. Raises EngineFailed or DeadlineExceeded."""
         ...
 
+    async def pipe(self, sink: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
+        """Instead of `read`: hand each piece to `sink` as it arrives, and pause while it returns True until
+        `drained` returns. Raises what `read` or `sink` raises."""
+        ...
+
     def close(self) -> None:
         """Free the engine's slot at once if the answer is not complete. Safe to call twice."""
         ...

@@ -88,12 +88,8 @@ def reserve(
     if refusal:
         return account, refusal
     second = max(int(now), account.slots[-1].second) if account.slots else int(now)
-    account = replace(
-        account,
-        held=account.held + ask.cost,
-        open=account.open + 1,
-        slots=_add(account.slots, Slot(second, 1, ask.tokens, ask.tokens)),
-    )
+    slots = _add(account.slots, Slot(second, 1, ask.tokens, ask.tokens))
+    account = Account(account.period, account.spent, account.held + ask.cost, account.open + 1, slots)
     return account, Admit(Ticket(ask, second))
 
 
@@ -101,13 +97,8 @@ def settle(account: Account, ticket: Ticket, tokens: int, cost: int, now: float,
     """Replace a reservation by what was used. (0, 0) is a refund. Money counts in the month it is settled in."""
     account = _roll(account, now, period)
     held = ticket.ask.tokens
-    return replace(
-        account,
-        spent=account.spent + cost,
-        held=account.held - ticket.ask.cost,
-        open=account.open - 1,
-        slots=_add(account.slots, Slot(ticket.second, 0, tokens - held, -held), present_only=True),
-    )
+    slots = _add(account.slots, Slot(ticket.second, 0, tokens - held, -held), present_only=True)
+    return Account(account.period, account.spent + cost, account.held - ticket.ask.cost, account.open - 1, slots)
 
 
 def _roll(account: Account, now: float, period: int) -> Account:

@@ -114,7 +114,8 @@ class Library:
 
     def _known(self, name: str) -> Card:
         if name not in self.cards:
-            raise NotFound(f"there is no model card '{name}'; there are: {', '.join(sorted(self.cards))}", param="models")
+            known = ", ".join(sorted(self.cards))
+            raise NotFound(f"there is no model card '{name}'; there are: {known}", param="models")
         return self.cards[name]
 
     def _read_tiers(self) -> dict[str, str]:

@@ -18,6 +18,8 @@ from atoll.gateway.errors import send_error
 from atoll.gateway.exchange import Exchange
 from atoll.gateway.http import Http, parse_json
 from atoll.gateway.messages import MESSAGES, serve_messages
+from atoll.gateway.responses import serve_responses
+from atoll.gateway.responses_stored import RESPONSES, serve_stored
 
 log = logging.getLogger("atoll.gateway")
 
@@ -50,14 +52,17 @@ class Gateway:
             CHAT: serve_chat,
             COMPLETIONS: serve_chat,
             MESSAGES: serve_messages,
+            RESPONSES: serve_responses,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self.routes.get(scope.get("path", ""))
         if scope["type"] != "http" or handler is None or scope["method"] != "POST":
-            await self.rest(scope, receive, send)
-            return
-        http = Http(scope, receive, send, "req_" + os.urandom(12).hex())
+            if scope["type"] != "http" or not scope["path"].startswith(RESPONSES + "/"):
+                await self.rest(scope, receive, send)
+                return
+            handler = serve_stored
+        http = Http(scope, receive, "req_" + os.urandom(12).hex())
         try:
             await handler(self, http, self.identify(scope, http.header))
         except AtollError as error:

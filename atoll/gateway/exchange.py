@@ -33,7 +33,7 @@ class Bound:
 class Charge:
     """A request under way. Set `usage` as it becomes known; `settle` exactly once."""
 
-    __slots__ = ("_exchange", "_ticket", "card", "entry", "opened", "region", "usage")
+    __slots__ = ("_exchange", "_ticket", "card", "entry", "first_token_ms", "opened", "region", "usage")
 
     def __init__(self, exchange: Exchange, card: Card, entry: Entry, ticket: Ticket) -> None:
         self._exchange = exchange
@@ -42,30 +42,34 @@ class Charge:
         self.entry = entry
         self.region = ""
         self.usage = Usage()
+        self.first_token_ms: float | None = None
         self.opened: Awaitable[None] = exchange.ledger.record(entry)
 
     def first_token(self) -> None:
-        if self.entry.first_token_ms is None:
-            elapsed = (time.time() - self.entry.created_at) * 1000
-            self.entry = replace(self.entry, first_token_ms=elapsed)
+        if self.first_token_ms is None:
+            self.first_token_ms = (time.time() - self.entry.created_at) * 1000
 
     def settle(
         self, status: Status = "done", http_status: int = 200, error: str | None = None
     ) -> Awaitable[None]:
         """Charge what was used and free the rest. The row is durable when the awaitable resolves."""
-        cost = meter(self.usage, self.card.price)
-        self._exchange.accounts.settle(
-            self.entry.key_id, self._ticket, self.usage.input + self.usage.output, cost
-        )
-        self.entry = replace(
-            self.entry,
-            region=self.region,
-            status=status,
-            usage=self.usage,
-            cost=cost,
-            http_status=http_status,
-            duration_ms=(time.time() - self.entry.created_at) * 1000,
-            error=error,
+        opened, usage = self.entry, self.usage
+        cost = meter(usage, self.card.price)
+        self._exchange.accounts.settle(opened.key_id, self._ticket, usage.input + usage.output, cost)
+        self.entry = Entry(
+            opened.id,
+            opened.key_id,
+            opened.model,
+            self.region,
+            opened.route,
+            opened.created_at,
+            status,
+            usage,
+            cost,
+            http_status,
+            self.first_token_ms,
+            (time.time() - opened.created_at) * 1000,
+            error,
         )
         return self._exchange.finish(self.entry)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from atoll.core.errors import SetupError
+from atoll.gateway.http import WIRE
 
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 120.0
@@ -31,6 +33,7 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _reading: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -42,6 +45,9 @@ class Protocol(HttpToolsProtocol):
         self._watch_phase()
         self._drain_by(None)
         super().connection_lost(exc)
+        if self.lost is not None:
+            self.lost()
+            self.lost = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -58,6 +64,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._phase = "idle" if self.parser.should_upgrade() else "body"
+        self.scope[WIRE] = self
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -71,6 +78,28 @@ class Protocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._drain_by(None)
+
+    def begin(self, head: bytes) -> None:
+        """Send status line and headers; what follows is the caller's to frame, until `finish`."""
+        self.cycle.response_started = True
+        self.transport.write(head)
+
+    def finish(self, data: bytes) -> None:
+        """Send the last bytes of an answer (all of it, where nothing was begun) and free the connection."""
+        cycle = self.cycle
+        if cycle.disconnected:
+            return
+        self.lost = None
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(data)
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    async def drained(self) -> None:
+        """Wait while the client is behind in reading."""
+        await self.flow.drain()
 
     def _watch_phase(self) -> None:
         if self._reading is not None:
@@ -145,6 +174,7 @@ def build_server(app: ASGIApp, drain_seconds: float) -> Server:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,

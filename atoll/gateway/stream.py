@@ -14,6 +14,7 @@ from atoll.gateway.exchange import Charge
 from atoll.gateway.http import EVENTS, Http
 
 DONE = b"data: [DONE]\n\n"
+MARKS = (b"data: [DONE]", b'"usage":{', b'"usage": {', b'"error":')
 MAX_EVENT = 4 * 1024 * 1024
 
 
@@ -32,48 +33,66 @@ async def relay(http: Http, reply: Reply, charge: Charge, show_usage: bool) -> N
     """
     await charge.opened
     await http.start(200, EVENTS)
-    tail, tokens, done = b"", 0, False
-    while data := await reply.read():
-        if not tokens:
-            charge.first_token()
-        if tail or not data.endswith(b"\n\n"):
-            data = tail + data
-            cut = data.rfind(b"\n\n") + 2
-            data, tail = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
-            if len(tail) > MAX_EVENT:
-                raise EngineFailed("the engine sent an event of over 4 MiB")
-            if not data:
-                continue
-        tokens += data.count(b"data:")
-        if b"[DONE]" in data or b'"usage":' in data or b'"error":' in data:
-            data, done = _inspect(data, charge, show_usage)
-        if data:
-            await http.write(data)
-    charge.usage = charge.usage if charge.usage.output else Usage(0, max(0, tokens - 1))
-    if not done:
+    passing = Passing(http, charge, show_usage)
+    try:
+        await reply.pipe(passing.feed, http.drained)
+    finally:
+        if not charge.usage.output:
+            charge.usage = Usage(0, passing.events)
+    if not passing.done:
         raise EngineFailed("the engine's stream ended without [DONE]")
     await charge.settle()
     await http.end(DONE)
 
 
-def _inspect(data: bytes, charge: Charge, show_usage: bool) -> tuple[bytes, bool]:
-    """Take usage and [DONE] out of complete events. Raises EngineFailed for an error event."""
-    kept, done = [], False
-    for event in data.split(b"\n\n"):
-        if event == b"data: [DONE]":
-            done = True
-            continue
-        if b'"usage":{' in event or b'"usage": {' in event or b'"error":' in event:
-            chunk = _payload(event)
-            if "error" in chunk and "choices" not in chunk:
-                raise EngineFailed(str((chunk["error"] or {}).get("message", "the engine reported an error")))
-            if chunk.get("usage"):
-                charge.usage = usage_of(chunk["usage"])
-                if not chunk.get("choices") and not show_usage:
-                    continue
-        if event:
-            kept.append(event + b"\n\n")
-    return b"".join(kept), done
+class Passing:
+    """The bytes of one event stream on their way through. Whole events go on at once, all but the last as they are."""
+
+    __slots__ = ("_charge", "_http", "_show_usage", "_tail", "done", "events")
+
+    def __init__(self, http: Http, charge: Charge, show_usage: bool) -> None:
+        self._http = http
+        self._charge = charge
+        self._show_usage = show_usage
+        self._tail = b""
+        self.events = 0
+        self.done = False
+
+    def feed(self, data: bytes) -> bool:
+        """True when the client is behind. Raises EngineFailed for an error event or an endless one."""
+        if not self.events:
+            self._charge.first_token()
+        if self._tail or not data.endswith(b"\n\n"):
+            data = self._tail + data
+            cut = data.rfind(b"\n\n") + 2
+            data, self._tail = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
+            if len(self._tail) > MAX_EVENT:
+                raise EngineFailed("the engine sent an event of over 4 MiB")
+        self.events += data.count(b"data:")
+        if b'"usage":' in data or b"[DONE]" in data or b'"error":' in data:
+            at = min(i for i in (*map(data.find, MARKS), len(data)) if i >= 0)
+            start = data.rfind(b"\n\n", 0, at) + 2 if b"\n\n" in data[:at] else 0
+            data = data[:start] + self._inspect(data[start:])
+        return self._http.push(data)
+
+    def _inspect(self, data: bytes) -> bytes:
+        """Take usage and [DONE] out of complete events."""
+        kept = []
+        for event in data.split(b"\n\n"):
+            if event == b"data: [DONE]":
+                self.done = True
+            elif event and not (any(mark in event for mark in MARKS) and self._is_usage(_payload(event))):
+                kept.append(event + b"\n\n")
+        return b"".join(kept)
+
+    def _is_usage(self, chunk: dict[str, Any]) -> bool:
+        """Note usage; true if the event is to be left out."""
+        if "error" in chunk and "choices" not in chunk:
+            raise EngineFailed(str((chunk["error"] or {}).get("message", "the engine reported an error")))
+        if not chunk.get("usage"):
+            return False
+        self._charge.usage = usage_of(chunk["usage"])
+        return not chunk.get("choices") and not self._show_usage
 
 
 def _payload(event: bytes) -> dict[str, Any]:

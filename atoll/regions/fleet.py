@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded
@@ -14,9 +15,11 @@ from atoll.core.health import Health, observe
 from atoll.core.ports import Dialect
 from atoll.core.route import Candidate, route
 from atoll.core.types import Endpoint
-from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Timeouts
+from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
 
 ATTEMPTS = 3
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -46,10 +49,19 @@ class Answer:
         self._connection: Connection | None = connection
 
     async def read(self) -> bytes:
+        return await self._watched(self._open().read())
+
+    async def pipe(self, sink: Sink, drained: Callable[[], Awaitable[None]]) -> None:
+        await self._watched(self._open().pipe(sink, drained))
+
+    def _open(self) -> Connection:
         if self._connection is None:
             raise EngineFailed("the answer was closed")
+        return self._connection
+
+    async def _watched(self, reading: Awaitable[T]) -> T:
         try:
-            return await self._connection.read()
+            return await reading
         except AtollError:
             self._member.health = observe(self._member.health, False, time.time())
             self.close()

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httptools
 
-from atoll.core.errors import DeadlineExceeded, EngineFailed
+from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed
 from atoll.core.types import Endpoint
+
+Sink = Callable[[bytes], bool]
 
 HIGH_WATER = 256 * 1024
 KEEP_IDLE = 30.0
@@ -43,19 +46,19 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self.idle_since = 0.0
         self.reused = False
-        self._timer: asyncio.TimerHandle | None = None
         self._reset()
 
     def _reset(self) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.heard = False
-        self.complete = False
+        self.complete = self._keep = False
         self.error: Exception | None = None
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
         self._last = 0.0
 
     async def send(self, request: bytes) -> None:
@@ -64,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._reset()
         self._last = self.loop.time()
         self.transport.write(request)
-        self._arm(self.pool.timeouts.head)
+        self.pool.watch()
         while not self.status and not self.error:
             await self._wait()
         if not self.status:
@@ -80,17 +83,48 @@ class Connection(asyncio.Protocol):
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
+        self._resume()
+        return data
+
+    async def pipe(self, sink: Sink, drained: Callable[[], Awaitable[None]]) -> None:
+        """Hand every piece of the body to `sink` the moment it arrives, without a task switch in between.
+
+        When `sink` returns True, reading stops until `drained` returns. What `sink` raises is raised here.
+        """
+        self._sink = sink
+        try:
+            self._deliver()
+            while not self.error and (self._paused or not self.complete):
+                if self._paused:
+                    await drained()
+                    self._resume()
+                else:
+                    await self._wait()
+        finally:
+            self._sink = None
+        if self.error:
+            raise self.error
+
+    def _deliver(self) -> None:
+        while self._chunks and not self.error:
+            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            self._chunks.clear()
+            self._buffered = 0
+            try:
+                if self._sink is not None and self._sink(data) and self.transport is not None:
+                    self._paused = True
+                    self.transport.pause_reading()
+            except AtollError as error:
+                self.abort(error)
+
+    def _resume(self) -> None:
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
-        return data
 
     def release(self) -> None:
         """Give the connection back if its answer was read to the end; else close it."""
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        if self.complete and not self.closed and not self._chunks and self.parser.should_keep_alive():
+        if self.complete and self._keep and not self.closed and not self._chunks:
             self.pool.give(self)
         else:
             self.abort(EngineFailed("the answer was abandoned"))
@@ -112,18 +146,12 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _arm(self, seconds: float) -> None:
-        self._timer = self.loop.call_later(seconds, self._expire)
-
-    def _expire(self) -> None:
-        """Runs once per timeout, not once per chunk: looks at when something was last heard and waits for the rest."""
-        if self.complete or self.closed:
+    def expire(self, now: float) -> None:
+        """Fail a request on which nothing was heard for too long. A reader that is slow itself is not to blame."""
+        if self.complete or self.closed or self._paused or not self._last:
             return
         limit = self.pool.timeouts.idle if self.status else self.pool.timeouts.head
-        left = self._last + limit - self.loop.time()
-        if left > 0 or self._paused:
-            self._arm(max(left, 1.0))
-        else:
+        if now - self._last > limit:
             self.abort(DeadlineExceeded(f"the engine was silent for {limit:.0f} s"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -131,8 +159,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        if self._timer:
-            self._timer.cancel()
         if not self.complete:
             self.error = self.error or EngineFailed("the engine closed the connection in the middle of an answer")
         self._wake()
@@ -146,7 +172,12 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self.abort(EngineFailed(f"the engine does not speak HTTP: {error}"))
             return
-        self._wake()
+        if self._sink is None:
+            self._wake()
+            return
+        self._deliver()
+        if self.complete or self._paused:
+            self._wake()
 
     def on_message_begin(self) -> None:
         self.headers = {}
@@ -167,6 +198,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status >= 200:
             self.complete = True
+            self._keep = self.parser.should_keep_alive()
 
 
 class Pool:
@@ -187,6 +219,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._heads: dict[str, bytes] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
 
     async def request(
         self, path: str, body: bytes, content_type: str = "application/json", extra: str = ""
@@ -208,7 +241,22 @@ class Pool:
                 connection.release()
                 raise
 
+    def watch(self) -> None:
+        """Look for silent requests once a second, as long as there are connections: cheaper than a timer each."""
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(1.0, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = self.loop.time()
+        for connection in list(self._all):
+            connection.expire(now)
+        if self._all:
+            self.watch()
+
     async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for connection in list(self._all):
             connection.abort(EngineFailed("shutting down"))
 
