@@ -35,7 +35,8 @@ def listen(port: int) -> socket.socket:
 async def serve(args: argparse.Namespace, token: str, port: int) -> None:
     pool = Pool(args.workers, args.waiting)
     given = json.loads(args.models)
-    media = Media({n: Served(m["task"], Path(m["folder"])) for n, m in given.items()}, pool, args.threads)
+    models = {name: Served(m["task"], Path(m["folder"]), m.get("problem", "")) for name, m in given.items()}
+    media = Media(models, pool, args.threads)
     config = uvicorn.Config(
         build(media, token), lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=5
     )
@@ -49,7 +50,9 @@ async def serve(args: argparse.Namespace, token: str, port: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m atoll.engines.media")
-    parser.add_argument("--models", required=True, help='{"id": {"task": "ocr", "folder": "path of its weights"}}')
+    parser.add_argument(
+        "--models", required=True, help='{"id": {"task": "ocr", "folder": "of its weights", "problem": ""}}'
+    )
     parser.add_argument("--preload", action="append", default=[], metavar="ID", help="load now, not on first use")
     parser.add_argument("--threads", type=int, default=2, help="threads one model may use")
     parser.add_argument("--workers", type=int, default=2, help="requests at work at once")

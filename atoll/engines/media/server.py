@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,19 @@ from atoll.engines.media import KINDS, audio, embed, http, ocr, transcripts, tts
 from atoll.engines.media.vad import Rules
 from atoll.engines.media.work import Pool
 
+log = logging.getLogger("atoll.engines.media")
+
 LIVE, BATCH = 0, 1
 MAX_FIELDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model of this process: its task, and the folder of its weights."""
+    """A model of this process: its task, the folder of its weights, and why it cannot be served, if it cannot."""
 
     task: str
     folder: Path
+    problem: str = ""
 
 
 class Media:
@@ -51,6 +56,8 @@ class Media:
             raise NotFound(f"There is no model '{name}' here; for this route: {fit}.", param="model")
         if served.task != task:
             raise Unsupported(f"'{name}' is a model for {served.task}, not for {task}.", param="model")
+        if served.problem:
+            raise SetupError(served.problem, param="model")
         async with self._locks[name]:
             if name not in self._loaded:
                 self._loaded[name] = await self._pool.call(_load, name, served, self._threads)
@@ -199,6 +206,7 @@ def build(media: Media, token: str) -> http.Guard:
         AtollError: http.on_atoll_error,
         HTTPException: http.on_http_error,
         http.ClientGone: http.on_gone,
+        Exception: http.on_crash,
     }
     return http.Guard(Starlette(routes=routes, exception_handlers=handlers), token)
 
@@ -210,8 +218,12 @@ def _load(name: str, served: Served, threads: int) -> Any:
         raise SetupError(
             f"'{name}' needs the Python package '{error.name}', which is missing: pip install --upgrade atoll."
         ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SetupError(f"'{name}' could not be loaded from {served.folder}: {error}") from error
+    except Exception as error:  # the native libraries below raise it bare
+        log.exception("%s could not be loaded", name)
+        raise SetupError(
+            f"'{name}' could not be loaded: {error}. If its weights are damaged, delete the folder "
+            f"{served.folder} and start again; they are then fetched anew."
+        ) from error
 
 
 async def _form(request: Request) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -283,12 +295,10 @@ async def _streamed(request: Request, parts: AsyncIterator[Any], render, media_t
 
 
 async def _chained(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    try:
+    async with aclosing(rest):
         yield first
         async for part in rest:
             yield part
-    finally:
-        await rest.aclose()
 
 
 async def _as_is(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -61,13 +61,13 @@ class Pool:
 
     async def call(self, job: Callable[..., T], *args: Any) -> T:
         """Run `job` in a thread. A job that has started is waited for, even when cancelled: its place is not free."""
-        work = asyncio.get_running_loop().run_in_executor(self._executor, job, *args)
+        started = self._executor.submit(job, *args)
+        work = asyncio.wrap_future(started)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            if not work.cancel():
+            if not started.cancel():
                 await asyncio.wait([work])
-            if not work.cancelled():
                 work.exception()
             raise
 
