@@ -64,9 +64,10 @@ class _Decoded:
     no_speech: float
     encoded: object
     frames: int
+    cap: int
 
-    def looped(self, text: str, seconds: float) -> bool:
-        return compression(text) > MAX_COMPRESSION or repeats(self.tokens) or len(self.tokens) >= _cap(seconds)
+    def looped(self, text: str) -> bool:
+        return compression(text) > MAX_COMPRESSION or repeats(self.tokens) or len(self.tokens) >= self.cap
 
 
 class Whisper:
@@ -135,24 +136,27 @@ class Whisper:
     def _decode(self, samples: np.ndarray, ask: Ask, first: bool) -> _Decoded:
         seconds = len(samples) / RATE
         prompt = self._prompt(ask, first)
-        decoded = self._once(samples, _short(seconds), prompt, ask.temperature)
-        if not decoded.looped(self._text(decoded.tokens), seconds):
+        cap = int(min(TOKENS_MAX, max(TOKENS_MIN, seconds * TOKENS_PER_S)))
+        decoded = self._once(samples, _short(seconds), (prompt, cap), ask.temperature)
+        if not decoded.looped(self._text(decoded.tokens)):
             return decoded
         for temperature in WARMER if ask.temperature == 0.0 else (ask.temperature,):
-            decoded = self._once(samples, WINDOW_S, prompt, temperature)
-            if not decoded.looped(self._text(decoded.tokens), seconds):
+            decoded = self._once(samples, WINDOW_S, (prompt, TOKENS_MAX), temperature)
+            if not decoded.looped(self._text(decoded.tokens)):
                 break
         return decoded
 
-    def _once(self, samples: np.ndarray, window: float, prompt: list[int], temperature: float) -> _Decoded:
+    def _once(self, samples: np.ndarray, window: float, asked: tuple[list[int], int], temperature: float) -> _Decoded:
+        """Decode once; `asked` is the prompt and how many tokens may follow it."""
+        prompt, cap = asked
         encoded = self._encode(samples, window)
         (out,) = self._model.generate(
-            encoded, [prompt], beam_size=1, max_length=len(prompt) + _cap(len(samples) / RATE),
+            encoded, [prompt], beam_size=1, max_length=len(prompt) + cap,
             sampling_topk=1 if temperature == 0 else 0, sampling_temperature=temperature or 1.0,
             return_scores=True, return_no_speech_prob=True,
         )  # fmt: skip
         tokens = list(out.sequences_ids[0])
-        return _Decoded(tokens, temperature, out.scores[0], out.no_speech_prob, encoded, len(samples) // 160)
+        return _Decoded(tokens, temperature, out.scores[0], out.no_speech_prob, encoded, len(samples) // 160, cap)
 
     def _encode(self, samples: np.ndarray, window: float):
         size = int(window * RATE)
@@ -208,10 +212,6 @@ UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 def _short(seconds: float) -> float:
     return min(WINDOW_S, max(SHORT_S, seconds + TAIL_S))
-
-
-def _cap(seconds: float) -> int:
-    return int(min(TOKENS_MAX, max(TOKENS_MIN, seconds * TOKENS_PER_S)))
 
 
 def compression(text: str) -> float:

@@ -28,6 +28,7 @@ from atoll.engines.media.work import Pool
 log = logging.getLogger("atoll.engines.media")
 
 LIVE, BATCH = 0, 1
+END = object()
 MAX_FIELDS = 20
 
 
@@ -287,11 +288,35 @@ async def _collect(parts: AsyncIterator[Any]) -> list[Any]:
 
 async def _streamed(request: Request, parts: AsyncIterator[Any], render, media_type: str) -> Response:
     """Begin only when the first part is there, so that what goes wrong before has its proper status."""
+    ahead = _ahead(parts)
     try:
-        first = await http.until_gone(request, anext(parts))
+        first = await http.until_gone(request, anext(ahead))
     except StopAsyncIteration:
         raise InvalidRequest("There is nothing to send for this input.", param="input") from None
-    return StreamingResponse(render(_chained(first, parts)), media_type=media_type)
+    return StreamingResponse(render(_chained(first, ahead)), media_type=media_type)
+
+
+async def _ahead(parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Work at full speed into a buffer, so that a client that stops reading holds no place at work.
+    What is buffered is bounded by the limits on the request."""
+    made: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def pump() -> None:
+        try:
+            async with aclosing(parts):
+                async for part in parts:
+                    made.put_nowait(part)
+        finally:
+            made.put_nowait(END)
+
+    task = asyncio.create_task(pump())
+    try:
+        while (part := await made.get()) is not END:
+            yield part
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _chained(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:

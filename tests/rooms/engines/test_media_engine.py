@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -147,6 +148,22 @@ async def test_a_client_that_leaves_frees_its_place(media_cards, weights_cache):
     finally:
         await engine.stop()
     assert reply.status_code == 200
+
+
+async def test_clients_that_stop_reading_hold_no_place(media_cards, weights_cache):
+    engine = MediaEngine([media_cards["hibari-heart"]], Config(cache=weights_cache, workers=1, waiting=4))
+    endpoint = await engine.start()
+    body = {"model": "hibari-heart", "voice": "heart", "response_format": "pcm"}
+    long = {**body, "input": "This is a sentence that takes a while to say. " * 85}
+    try:
+        async with client_of(endpoint) as client, AsyncExitStack() as stalled:
+            for _ in range(2):
+                reply = await stalled.enter_async_context(client.stream("POST", "/v1/audio/speech", json=long))
+                assert reply.status_code == 200
+            async with asyncio.timeout(30):
+                assert (await client.post("/v1/audio/speech", json={**body, "input": "Short."})).status_code == 200
+    finally:
+        await engine.stop()
 
 
 async def test_a_preload_that_fails_fails_the_start(media_cards, weights_cache):
