@@ -68,7 +68,6 @@ class Endpoint:
     url: str
     region: str
     token: str = ""
-    serves: str = ""
 
 
 @dataclass(frozen=True, slots=True)

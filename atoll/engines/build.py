@@ -33,9 +33,19 @@ async def _llamacpp(group: tuple[Card, ...], place: Place, hooks: Hooks) -> Engi
 
 
 async def _media(group: tuple[Card, ...], place: Place, hooks: Hooks) -> Engine:
-    from atoll.engines.media.engine import build_engine
+    from atoll.engines.media.engine import Config, MediaEngine
 
-    return await build_engine(group, place, hooks)
+    inherited = {name: place.secrets[name] for name in ("PATH", "HOME", "LANG") if name in place.secrets}
+    config = Config(place.weights, place.region, place.threads, env=inherited)
+
+    def lost(code: int) -> None:
+        hooks.lost(f"the media worker ended with code {code} and is started again")
+
+    def ready(url: str) -> None:
+        hooks.ready(worker.endpoint(url))
+
+    worker = MediaEngine(group, config, progress=hooks.progress, on_exit=lost, on_ready=ready)
+    return worker
 
 
 async def _remote(group: tuple[Card, ...], place: Place, hooks: Hooks) -> Engine:

@@ -20,6 +20,7 @@ from atoll.engines.cardfiles import EMBEDDED, read_cards
 log = logging.getLogger("atoll.engines")
 
 Progress = Callable[[str, int, int], None]
+RANKS = ("ready", "starting", "missing", "failed")
 TIERS = ("max", "omni")
 DEFAULT_TIERS = {"max": "smollm2-135m", "omni": "omni-cascade"}
 
@@ -52,17 +53,28 @@ class Library:
         self.place = place
         self.roster = roster
         self.cards = {**read_cards(EMBEDDED), **read_cards(place.cards)}
+        self._cascades: list[Card] = []
         self._engines: dict[str, Engine] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
 
     def states(self) -> Mapping[str, Mapping[str, Any]]:
-        return self._states
+        return {**self._states, **{card.id: self._composed(card) for card in self._cascades}}
+
+    def _composed(self, card: Card) -> dict[str, Any]:
+        """A composed model is as ready as its parts."""
+        parts = {name: self._states.get(name, {"state": "missing", "detail": "not started"}) for name in card.parts}
+        worst = max(parts, key=lambda name: RANKS.index(parts[name]["state"]))
+        detail = "" if parts[worst]["state"] == "ready" else f"{worst}: {parts[worst]['detail']}"
+        return {"task": card.task, "state": parts[worst]["state"], "detail": detail, "endpoints": []}
 
     def start(self, names: tuple[str, ...], progress: Progress) -> None:
         """Begin to start these models, or all if empty; `waiting` tells when they are up."""
         chosen = [self._known(name) for name in names] if names else list(self.cards.values())
         self.roster.tiers.update(self._read_tiers())
+        self._cascades = [card for card in chosen if card.engine == "cascade"]
+        for card in self._cascades:
+            self.roster.offer(card)
         for group in build.groups(chosen):
             for card in group:
                 self.roster.offer(card, build.dialect(card))
