@@ -74,6 +74,6 @@ def test_only_settings_reads_the_environment() -> None:
 
 
 def test_import_is_light_and_touches_nothing() -> None:
-    code = "import sys, atoll, atoll.cli; print([m for m in %r if m in sys.modules])" % (HEAVY,)
+    code = f"import sys, atoll, atoll.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
