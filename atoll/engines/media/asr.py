@@ -149,9 +149,11 @@ class Whisper:
     def _once(self, samples: np.ndarray, window: float, asked: tuple[list[int], int], temperature: float) -> _Decoded:
         """Decode once; `asked` is the prompt and how many tokens may follow it."""
         prompt, cap = asked
+        # CTranslate2 generates at most min(max_length / 2, max_length - prompt) tokens.
+        longest = max(2 * cap, cap + len(prompt))
         encoded = self._encode(samples, window)
         (out,) = self._model.generate(
-            encoded, [prompt], beam_size=1, max_length=len(prompt) + cap,
+            encoded, [prompt], beam_size=1, max_length=longest,
             sampling_topk=1 if temperature == 0 else 0, sampling_temperature=temperature or 1.0,
             return_scores=True, return_no_speech_prob=True,
         )  # fmt: skip

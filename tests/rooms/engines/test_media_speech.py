@@ -93,6 +93,15 @@ async def test_a_streamed_transcript_adds_up(media):
     assert words(events[-1]["text"]) == words(TEXT)
 
 
+@pytest.mark.parametrize("model", ["whisper-tiny-en", "whisper-base"])
+async def test_fast_dense_speech_is_heard_to_its_end(media, model):
+    text = (
+        "I will get up at six and go to bed at ten, and if it is hot I sit in the sun, so do not ask me why I am late."
+    )
+    heard = await hear(media, (await say(media, text, speed=1.5)).content, model)
+    assert words(heard.json()["text"])[-1] == "late" and len(words(heard.json()["text"])) >= 26
+
+
 async def test_silence_is_no_words(media):
     reply = await hear(media, wav(np.zeros(32_000)))
     assert reply.json()["text"] == "" and reply.json()["usage"]["seconds"] == 2
