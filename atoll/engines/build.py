@@ -33,19 +33,9 @@ async def _llamacpp(group: tuple[Card, ...], place: Place, hooks: Hooks) -> Engi
 
 
 async def _media(group: tuple[Card, ...], place: Place, hooks: Hooks) -> Engine:
-    from atoll.engines.media.engine import Config, MediaEngine
+    from atoll.engines.media.engine import build_engine
 
-    inherited = {name: place.secrets[name] for name in ("PATH", "HOME", "LANG") if name in place.secrets}
-    config = Config(place.weights, place.region, place.threads, env=inherited)
-
-    def lost(code: int) -> None:
-        hooks.lost(f"the media worker ended with code {code} and is started again")
-
-    def ready(url: str) -> None:
-        hooks.ready(worker.endpoint(url))
-
-    worker = MediaEngine(group, config, progress=hooks.progress, on_exit=lost, on_ready=ready)
-    return worker
+    return await build_engine(group, place, hooks)
 
 
 async def _remote(group: tuple[Card, ...], place: Place, hooks: Hooks) -> Engine:

@@ -101,8 +101,14 @@ class Library:
             ready(await engine.start())
         except AtollError as error:
             log.error("%s does not start: %s", ", ".join(ids), error.message)
-            for card in group:
-                self._states[card.id].update(state="failed", detail=error.message)
+            self._fail(ids, error.message)
+        except Exception as error:
+            log.exception("%s does not start", ", ".join(ids))
+            self._fail(ids, f"internal error ({error!r}); see the log")
+
+    def _fail(self, ids: list[str], detail: str) -> None:
+        for name in ids:
+            self._states[name].update(state="failed", detail=detail)
 
     def waiting_for(self) -> list[str]:
         """Chat models that are not ready yet; failed ones are no longer waited for."""
