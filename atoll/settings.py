@@ -21,7 +21,7 @@ class Settings:
     """`data` holds state, `weights` the shared model files, `store` is a database URL (SQLite in `data` if empty).
 
     `threads` 0 means one per core. `context` is tokens per conversation, `slots` how many run at once, of the
-    embedded model. `models` lists the embedded models to start; `isolate`d folders keep everything else apart.
+    embedded model. `models` lists the models to start (all if empty).
     """
 
     data: Path
@@ -37,7 +37,6 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     drain_seconds: float = 20.0
     log_level: str = "info"
-    log_prompts: bool = False
     otlp_endpoint: str = ""
 
     @property
@@ -110,15 +109,6 @@ def _convert(name: str, kind: str, value: Any, source: str) -> Any:
     return converted
 
 
-def _bool(value: Any) -> bool:
-    table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    return table[str(value).lower()] if str(value).lower() in table else _fail()
-
-
-def _fail() -> bool:
-    raise ValueError
-
-
 def _names(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     return tuple(str(item).strip() for item in items if str(item).strip())
@@ -129,6 +119,5 @@ _CONVERTERS = {
     "str": str,
     "int": int,
     "float": float,
-    "bool": _bool,
     "tuple[str, ...]": _names,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from atoll.core.errors import SetupError
@@ -88,6 +88,7 @@ class Card:
     thinking: str = "none"
     json_schema: bool = False
     parameters: tuple[str, ...] = ()
+    defaults: Mapping[str, float] = field(default_factory=dict)
     price: Price = Price()
     parts: tuple[str, ...] = ()
     weights: Weights = Weights()
@@ -114,6 +115,9 @@ def parse_card(data: Mapping[str, Any], source: str) -> Card:
         _one_of(name, MODALITIES, "input/output", source)
     if card.task == "chat" and not 0 < card.max_output <= card.context:
         raise SetupError(f"{source}: max_output must be between 1 and context ({card.context})")
+    for name in card.defaults:
+        if name not in card.parameters:
+            raise SetupError(f"{source}: [defaults] names '{name}', which is not among the parameters")
     if card.engine == "remote" and card.remote is None:
         raise SetupError(f"{source}: engine 'remote' needs a [remote] table with url and model")
     return card

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
+from atoll.core.errors import AtollError
 from atoll.core.quota import Account
 from atoll.core.types import Endpoint, Entry, Key
 
@@ -32,7 +33,17 @@ class Dialect(Protocol):
     """What an engine wants to hear. `encode` returns the body to send and a decoder for the stream it answers with;
     a decoder of None means that the stream is already canonical and its bytes may pass as they are."""
 
+    count_path: str
+
     def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], Decoder | None]: ...
+
+    def count(self, card: Card, body: dict[str, Any]) -> dict[str, Any]:
+        """What to POST to `count_path` so that it answers {"input_tokens": n} for this chat request."""
+        ...
+
+    def explain(self, status: int, body: bytes) -> AtollError:
+        """The engine's error answer (status >= 400) as ours."""
+        ...
 
 
 class Reply(Protocol):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError
-from atoll.core.ports import Decoder
+from atoll.core.ports import Decoder, Dialect
 from atoll.core.types import Key
 from atoll.gateway.checks import check_chat, max_output
 from atoll.gateway.errors import error_event, invalid
@@ -33,6 +33,7 @@ class Sent:
     body: dict[str, Any]
     decoder: Decoder | None
     streamed: bool
+    dialect: Dialect | None = None
 
 
 async def chat(exchange: Exchange, http: Http, key: Key, raw: bytes, body: dict[str, Any]) -> None:
@@ -45,8 +46,33 @@ async def chat(exchange: Exchange, http: Http, key: Key, raw: bytes, body: dict[
         raise invalid(error, body) from None
     card = exchange.models.resolve(body["model"])
     check_chat(card, body)
-    charge = await exchange.begin(http, key, card, bound(card, body, len(raw)))
+    charge = await begin(exchange, http, key, card, body, len(raw))
     await exchange.guard(http, charge, _serve(exchange, http, charge, body))
+
+
+async def begin(exchange: Exchange, http: Http, key: Key, card: Card, body: dict[str, Any], size: int) -> Charge:
+    """Reserve for a chat request of `size` bytes: by its size, which is quick, or where that is too much, by count."""
+
+    async def recount() -> Bound | None:
+        counted = await count(exchange, card, body)
+        return None if counted is None else Bound(counted, max_output(card, body))
+
+    return await exchange.begin(http, key, card, bound(card, body, size), recount)
+
+
+async def count(exchange: Exchange, card: Card, body: dict[str, Any]) -> int | None:
+    """Prompt tokens as the engine counts them; None where the engine cannot tell. Raises what the engine refuses."""
+    dialect = exchange.models.dialect(card)
+    if dialect is None or "messages" not in body:
+        return None
+    asked = dialect.count(card, {**body, "model": card.id})
+    reply = await exchange.models.open(card, dialect.count_path, orjson.dumps(asked))
+    try:
+        if reply.status >= 400:
+            raise await refusal(reply, dialect)
+        return int(orjson.loads(await whole(reply))["input_tokens"])
+    finally:
+        reply.close()
 
 
 def drop_nulls(body: dict[str, Any]) -> dict[str, Any]:
@@ -62,9 +88,11 @@ def bound(card: Card, body: dict[str, Any], size: int) -> Bound:
 def encode(exchange: Exchange, card: Card, body: dict[str, Any], path: str) -> Sent:
     """The body for the engine behind `card`. Streams always carry usage: it is what is charged."""
     dialect = exchange.models.dialect(card)
+    if card.defaults:
+        body = {**card.defaults, **body}
     if dialect is not None:
         body, decoder = dialect.encode(card, {**body, "model": card.id})
-        return Sent(path, body, decoder, bool(body.get("stream")))
+        return Sent(path, body, decoder, bool(body.get("stream")), dialect)
     body = {**body, "model": card.remote.model if card.remote else card.id}
     if "max_completion_tokens" not in body:
         body.setdefault("max_tokens", card.max_output)
@@ -86,7 +114,7 @@ async def ask(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> Asy
     reply = await exchange.open(http, charge, sent.path, orjson.dumps(sent.body))
     try:
         if reply.status >= 400:
-            raise await refusal(reply)
+            raise await refusal(reply, sent.dialect)
         async for chunk in chunks(reply, sent.decoder, charge):
             yield chunk
     finally:

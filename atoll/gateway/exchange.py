@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll.core.cards import Card
-from atoll.core.errors import AtollError
+from atoll.core.errors import AtollError, QuotaExceeded
 from atoll.core.meter import meter
 from atoll.core.ports import Ledger, Models, Reply
 from atoll.core.quota import Ask, Ticket
-from atoll.core.types import Entry, Key, Status, Usage
+from atoll.core.types import Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
 
@@ -28,6 +28,13 @@ class Bound:
 
     input: int
     output: int = 0
+
+    def ask(self, price: Price) -> Ask:
+        cost = self.input * max(price.input, price.cached) + self.output * price.output
+        return Ask(self.input + self.output, cost)
+
+
+Recount = Callable[[], Awaitable[Bound | None]]
 
 
 class Charge:
@@ -92,13 +99,14 @@ class Exchange:
         self.recent: deque[Entry] = deque(maxlen=200)
         self.running: dict[str, Charge] = {}
 
-    async def begin(self, http: Http, key: Key, card: Card, bound: Bound) -> Charge:
-        """Reserve the upper bound and open the ledger row. Raises QuotaExceeded (which is a row too)."""
+    async def begin(
+        self, http: Http, key: Key, card: Card, bound: Bound, recount: Recount | None = None
+    ) -> Charge:
+        """Reserve the upper bound and open the ledger row. A bound that does not fit is replaced by what `recount`
+        tells, where it can. Raises QuotaExceeded (which is a row too)."""
         entry = Entry(http.id, key.id, card.id, "", http.path, time.time())
-        price = card.price
-        cost = bound.input * max(price.input, price.cached) + bound.output * price.output
         try:
-            ticket = await self.accounts.reserve(key, Ask(bound.input + bound.output, cost))
+            ticket = await self._reserve(key, card, bound, recount)
         except AtollError as error:
             refused = replace(entry, status="failed", http_status=error.status, error=error.code)
             _forget(self.finish(refused))
@@ -106,6 +114,15 @@ class Exchange:
         charge = Charge(self, card, entry, ticket)
         self.running[entry.id] = charge
         return charge
+
+    async def _reserve(self, key: Key, card: Card, bound: Bound, recount: Recount | None) -> Ticket:
+        try:
+            return await self.accounts.reserve(key, bound.ask(card.price))
+        except QuotaExceeded:
+            exact = await recount() if recount else None
+            if exact is None:
+                raise
+        return await self.accounts.reserve(key, exact.ask(card.price))
 
     async def open(
         self, http: Http, charge: Charge, path: str, body: bytes, content_type: str = "application/json"

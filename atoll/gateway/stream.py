@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from atoll.core.errors import AtollError, EngineFailed, InvalidRequest
-from atoll.core.ports import Decoder, Reply
+from atoll.core.ports import Decoder, Dialect, Reply
 from atoll.core.types import Usage
 from atoll.gateway.exchange import Charge
 from atoll.gateway.http import EVENTS, Http
@@ -147,9 +147,11 @@ async def whole(reply: Reply, limit: int = 64 * 1024 * 1024) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def refusal(reply: Reply) -> AtollError:
+async def refusal(reply: Reply, dialect: Dialect | None = None) -> AtollError:
     """The error that an engine answered with (status >= 400), as ours."""
     raw = await whole(reply, 1024 * 1024)
+    if dialect is not None and reply.status not in {401, 403}:
+        return dialect.explain(reply.status, raw)
     try:
         error = orjson.loads(raw).get("error", {})
     except (orjson.JSONDecodeError, AttributeError):

@@ -23,11 +23,11 @@ HANDLED = {
     "response_format", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "chat_template_kwargs",
     "user", "safety_identifier", "prompt_cache_key", "metadata", "store", "service_tier", "modalities",
 }  # fmt: skip
-COUNT_PATH = "/v1/chat/completions/input_tokens"
-
 
 class LlamaDialect:
     """`core.ports.Dialect` for a llama.cpp server. The decoder drops progress, timings and other private fields."""
+
+    count_path = "/v1/chat/completions/input_tokens"
 
     def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], Decoder]:
         """The request for /v1/chat/completions (`messages`) or /v1/completions (`prompt`), and its decoder.
@@ -48,7 +48,7 @@ class LlamaDialect:
         return _chat(card, body, sent)
 
     def count(self, card: Card, body: dict[str, Any]) -> dict[str, Any]:
-        """The body to POST to COUNT_PATH; the answer is {"input_tokens": n}, as the chat request would be counted."""
+        """The body to POST to `count_path`; the answer is {"input_tokens": n}, as the chat request would be counted."""
         sent, _ = self.encode(card, body)
         return {name: sent[name] for name in ("messages", "tools", "chat_template_kwargs") if name in sent}
 
