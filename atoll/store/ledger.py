@@ -94,7 +94,7 @@ class SqlLedger:
             else:
                 done(None, error)
 
-        self._writer.submit(partial(self._statements.write, batch), written)
+        self._writer.submit(partial(self._statements.write, batch), written, repeatable=True)
 
 
 class Statements:

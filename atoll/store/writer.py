@@ -12,7 +12,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from atoll.core.errors import AtollError, InvalidRequest, SetupError
+from atoll.core.errors import AtollError, InvalidRequest, Overloaded, SetupError
 from atoll.store.backend import Backend
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Writer:
     def __init__(self, backend: Backend):
         self._backend = backend
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Work, Done, bool] | None] = SimpleQueue()
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="atoll-store-writer", daemon=True)
         self._dbapi = backend.engine.dialect.loaded_dbapi
@@ -44,9 +44,10 @@ class Writer:
             await self.stop()
             raise
 
-    def submit(self, work: Work, done: Done) -> None:
-        """Queue `work`; `done` is called on the loop with its result or with what went wrong."""
-        self._jobs.put((work, done))
+    def submit(self, work: Work, done: Done, *, repeatable: bool = False) -> None:
+        """Queue `work`; `done` is called on the loop with its result or with what went wrong. Repeatable work that
+        failed on a connection made earlier is given one new connection, as the old one may have been cut."""
+        self._jobs.put((work, done, repeatable))
 
     async def run(self, work: Work[T]) -> T:
         waiter = self._loop.create_future()
@@ -69,8 +70,11 @@ class Writer:
 
     def _run(self) -> None:
         while job := self._jobs.get():
-            work, done = job
+            work, done, repeatable = job
+            old = self._connection
             result, error = self._perform(work)
+            if repeatable and old and isinstance(error, Overloaded):
+                result, error = self._perform(work)
             try:
                 self._loop.call_soon_threadsafe(done, result, error)
             except RuntimeError:
