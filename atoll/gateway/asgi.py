@@ -13,11 +13,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from atoll.core.errors import AtollError, Forbidden, NotFound
 from atoll.core.ports import Responses
 from atoll.core.types import Key
+from atoll.gateway.audio import SPEECH, TRANSCRIPTIONS, serve_speech, serve_transcriptions
 from atoll.gateway.chat import CHAT, COMPLETIONS, chat
+from atoll.gateway.embeddings import EMBEDDINGS, serve_embeddings
 from atoll.gateway.errors import send_error
 from atoll.gateway.exchange import Exchange
 from atoll.gateway.http import Http, parse_json
 from atoll.gateway.messages import MESSAGES, serve_messages
+from atoll.gateway.ocr import OCR, serve_ocr
 from atoll.gateway.responses import serve_responses
 from atoll.gateway.responses_stored import RESPONSES, serve_stored
 
@@ -53,6 +56,10 @@ class Gateway:
             COMPLETIONS: serve_chat,
             MESSAGES: serve_messages,
             RESPONSES: serve_responses,
+            EMBEDDINGS: serve_embeddings,
+            TRANSCRIPTIONS: serve_transcriptions,
+            SPEECH: serve_speech,
+            OCR: serve_ocr,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
