@@ -3,6 +3,7 @@
 import { ApiError, call } from "/console/api.js";
 
 const RATE = 16_000;
+const MOST_CHARACTERS = 4000;
 
 /** Records until `stop`, which gives {blob, base64, seconds}: mono WAV, 16 kHz, 16 bit. */
 export class Recorder {
@@ -101,7 +102,8 @@ export async function transcribe(blob, model) {
 
 /** Starts to speak; `onEnd` runs once when it ends or is stopped. -> {stop()} */
 export async function speak(text, model, onEnd) {
-  const body = { model, input: text.slice(0, 4000), voice: "heart", response_format: "wav" };
+  const voice = model.engine === "remote" ? "alloy" : "heart";
+  const body = { model: model.id, input: text.slice(0, MOST_CHARACTERS), voice, response_format: "wav" };
   const response = await call("/v1/audio/speech", { method: "POST", body });
   const url = URL.createObjectURL(await response.blob());
   const audio = new Audio(url);

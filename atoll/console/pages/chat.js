@@ -118,7 +118,7 @@ function Facts({ message, models, again }) {
       <div><dt>cost</dt><dd>${money(facts.cost)}</dd></div>
       ${meta.region ? html`<div><dt>region</dt><dd>${meta.region}</dd></div>` : null}</dl>` : null}
     <span class="tools">${text ? html`<${Copy} text=${text} />` : null}
-      ${text && speaker ? html`<${ReadAloud} text=${text} model=${speaker.id} />` : null}
+      ${text && speaker ? html`<${ReadAloud} text=${text} model=${speaker} />` : null}
       ${again ? html`<button class="quiet" onClick=${again}><${Icon} name="again" />Again</button>` : null}</span></footer>`;
 }
 

@@ -3,7 +3,7 @@ import { get } from "/console/api.js";
 import { Choice, Page, Problem, Ring, Skeleton, useLoad } from "/console/ui.js";
 
 const VIEWS = {
-  world: { label: "World", box: [0, 0, 1000, 433] },
+  world: { label: "World", box: [0, 0, 1000, 427] },
   asia: { label: "East Asia", box: [732, 78, 185, 165] },
   europe: { label: "Europe and Gulf", box: [470, 40, 195, 160] },
   americas: { label: "Americas", box: [175, 75, 270, 260] },
@@ -48,7 +48,8 @@ export function MapPage() {
 
 function World({ world, regions, box, picked, onPick }) {
   const size = box[2] / 1000;
-  const dots = regions.map((r) => ({ ...r, ...project(world, r) })).sort((a, b) => Number(a === picked) - Number(b === picked));
+  const rank = (r) => (r.id === picked?.id ? ORDER.length : -ORDER.indexOf(r.status));
+  const dots = regions.map((r) => ({ ...r, ...project(world, r) })).sort((a, b) => rank(a) - rank(b));
   const mark = picked ? { ...picked, ...project(world, picked) } : null;
   const inside = mark && mark.x > box[0] && mark.x < box[0] + box[2] && mark.y > box[1] && mark.y < box[1] + box[3];
   const left = mark && mark.x > box[0] + box[2] * 0.7;
@@ -56,7 +57,7 @@ function World({ world, regions, box, picked, onPick }) {
     <path class="land" d=${world.land} />
     ${dots.map((r) => html`<g key=${r.id} class=${`dot ${r.status}${r.here ? " here" : ""}${r.id === picked?.id ? " picked" : ""}`} transform=${`translate(${r.x} ${r.y}) scale(${0.25 + 0.75 * size})`}
       data-region=${r.id} onClick=${() => onPick(r.id)}><title>${r.city}, ${r.id}: ${r.status}</title>
-      <circle class="halo" r="9" /><circle class="mark" r="4.2" /></g>`)}
+      <circle class="halo" r="9" /><circle class="mark" r=${r.status === "announced" ? 7.5 : 4.2} /></g>`)}
     ${inside ? html`<g class="name" transform=${`translate(${mark.x + (left ? -9 : 9) * size} ${mark.y + 4 * size}) scale(${size})`}>
       <text text-anchor=${left ? "end" : "start"} font-size="15">${mark.city}</text></g>` : null}
   </svg></div>`;

@@ -26,7 +26,7 @@ export function StatusPage() {
 
 function Endpoints({ list }) {
   const known = list.filter((e) => typeof e === "object");
-  if (!known.length) return null;
+  if (!known.length) return list.length ? html`<p class="faint">at <code>${list.join(", ")}</code></p>` : null;
   return html`<div class="scroll"><table><caption class="hidden">Endpoints</caption><thead><tr><th>Endpoint</th><th>Region</th><th class="n">Busy</th><th>Health</th></tr></thead>
     <tbody>${known.map((e) => html`<tr key=${e.name}><th scope="row">${e.name}</th><td>${e.region}</td><td class="n">${e.outstanding} of ${e.limit}</td>
       <td><${Ring} state=${e.healthy ? "ready" : "failed"} label=${e.healthy ? "healthy" : "unhealthy"} /></td></tr>`)}</tbody></table></div>`;
