@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 
-from atoll import console
+from atoll import __version__, console
 from atoll.core.errors import SetupError
 from atoll.core.types import Key
 from atoll.core.types import Limits as KeyLimits
@@ -27,6 +27,7 @@ from atoll.gateway.exchange import Exchange
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.rest import build_rest
 from atoll.gateway.server import bind, bind_operator, build_server
+from atoll.gateway.tracing import Tracer
 from atoll.regions.catalogue import read_regions
 from atoll.regions.fleet import Fleet
 from atoll.settings import Settings
@@ -67,6 +68,9 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         stack.push_async_callback(library.stop)
         library.start(settings.models, progress)
         exchange = Exchange(fleet, accounts, store.ledger)
+        if settings.otlp_endpoint:
+            exchange.tracer = Tracer(settings.otlp_endpoint, __version__)
+            stack.push_async_callback(asyncio.to_thread, exchange.tracer.close)
         operator = bind_operator(settings.operator_socket)
         stack.callback(settings.operator_socket.unlink, missing_ok=True)
         limits = Limits(settings.max_body_bytes)
@@ -78,8 +82,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         gateway.rest = build_rest(admin, metrics, Path(console.__file__).parent, library.waiting_for)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
+        await server.listening.wait()
         gc.freeze()
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

@@ -18,6 +18,7 @@ from atoll.core.quota import Ask, Ticket
 from atoll.core.types import Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
+from atoll.gateway.tracing import Tracer
 
 log = logging.getLogger("atoll.request")
 
@@ -98,6 +99,8 @@ class Exchange:
         self.observers: list[Observer] = []
         self.recent: deque[Entry] = deque(maxlen=200)
         self.running: dict[str, Charge] = {}
+        self.tracer: Tracer | None = None
+        self._parents: dict[str, str] = {}
 
     async def begin(
         self, http: Http, key: Key, card: Card, bound: Bound, recount: Recount | None = None
@@ -105,6 +108,8 @@ class Exchange:
         """Reserve the upper bound and open the ledger row. A bound that does not fit is replaced by what `recount`
         tells, where it can. Raises QuotaExceeded (which is a row too)."""
         entry = Entry(http.id, key.id, card.id, "", http.path, time.time())
+        if self.tracer is not None and (parent := http.header(b"traceparent")):
+            self._parents[entry.id] = parent
         try:
             ticket = await self._reserve(key, card, bound, recount)
         except AtollError as error:
@@ -159,6 +164,8 @@ class Exchange:
         self.recent.appendleft(entry)
         for observe in self.observers:
             observe(entry)
+        if self.tracer is not None:
+            self.tracer.record(entry, self._parents.pop(entry.id, None))
         return self.ledger.record(entry)
 
 

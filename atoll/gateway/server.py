@@ -158,7 +158,15 @@ def bind_operator(path: Path) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves until `should_exit`; signals belong to whoever runs it."""
+    """Serves until `should_exit`; `listening` is set once it does. Signals belong to whoever runs it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:

@@ -28,23 +28,34 @@ class Live:
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         self.process.send_signal(sig)
-        return self.process.wait(60)
+        code = self.process.wait(60)
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """Kill what is left and let go of the pipe."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def start(data: Path, *options: str, environment: dict[str, str] | None = None) -> Live:
     """Run `atoll up --json` and wait for its line. Models may be chosen with --models."""
     argv = [sys.executable, "-m", "atoll.cli", "up", "--json", "--port", "0", "--data", str(data), *options]
-    log = (data / "up.log").open("w") if data.exists() else subprocess.DEVNULL
-    process = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(environment or {})}
-    )
+    data.mkdir(exist_ok=True)
+    with (data / "up.log").open("w") as log:
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(environment or {})}
+        )
     assert process.stdout is not None
     deadline = time.monotonic() + START_SECONDS
     line = process.stdout.readline()
     if not line or time.monotonic() > deadline:
         process.kill()
-        said = (data / "up.log").read_text() if data.exists() else ""
-        raise AssertionError(f"atoll up did not start: {said[-2000:]}")
+        process.stdout.close()
+        raise AssertionError(f"atoll up did not start: {(data / 'up.log').read_text()[-2000:]}")
     told = json.loads(line)
     assert "url" in told, told
     return Live(told["url"], told["key"], data, process)
@@ -70,6 +81,4 @@ def boot(tmp_path: Path) -> Iterator[Callable[..., Live]]:
 
     yield run
     for cloud in clouds:
-        if cloud.process.poll() is None:
-            cloud.process.kill()
-            cloud.process.wait(10)
+        cloud.close()
