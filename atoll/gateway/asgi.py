@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -18,8 +17,8 @@ from atoll.gateway.chat import CHAT, COMPLETIONS, chat
 from atoll.gateway.embeddings import EMBEDDINGS, serve_embeddings
 from atoll.gateway.errors import send_error
 from atoll.gateway.exchange import Exchange
-from atoll.gateway.http import Http, parse_json
-from atoll.gateway.messages import MESSAGES, serve_messages
+from atoll.gateway.http import Http, parse_json, request_id
+from atoll.gateway.messages import COUNT, MESSAGES, serve_count, serve_messages
 from atoll.gateway.ocr import OCR, serve_ocr
 from atoll.gateway.responses import serve_responses
 from atoll.gateway.responses_stored import RESPONSES, serve_stored
@@ -55,6 +54,7 @@ class Gateway:
             CHAT: serve_chat,
             COMPLETIONS: serve_chat,
             MESSAGES: serve_messages,
+            COUNT: serve_count,
             RESPONSES: serve_responses,
             EMBEDDINGS: serve_embeddings,
             TRANSCRIPTIONS: serve_transcriptions,
@@ -69,7 +69,7 @@ class Gateway:
                 await self.rest(scope, receive, send)
                 return
             handler = serve_stored
-        http = Http(scope, receive, "req_" + os.urandom(12).hex())
+        http = Http(scope, receive, request_id())
         try:
             await handler(self, http, self.identify(scope, http.header))
         except AtollError as error:

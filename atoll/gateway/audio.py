@@ -114,7 +114,7 @@ async def _relay_transcript(http: Http, reply: Reply, charge: Charge, most: int)
     charge.usage = Usage(most)
     tail = b""
     try:
-        await _begin(http, reply, charge)
+        await _begin(http, reply)
         while data := await reply.read():
             charge.first_token()
             tail = (tail + data)[-MAX_EVENT:]
@@ -148,7 +148,7 @@ async def _speak(exchange: Exchange, http: Http, charge: Charge, body: dict[str,
     reply = await opened(exchange, http, charge, SPEECH, sent, "application/json")
     try:
         charge.usage = Usage(characters)
-        await _begin(http, reply, charge)
+        await _begin(http, reply)
         while data := await reply.read():
             charge.first_token()
             await http.write(data)
@@ -158,7 +158,6 @@ async def _speak(exchange: Exchange, http: Http, charge: Charge, body: dict[str,
         reply.close()
 
 
-async def _begin(http: Http, reply: Reply, charge: Charge) -> None:
+async def _begin(http: Http, reply: Reply) -> None:
     kind = reply.headers.get("content-type", "application/octet-stream")
-    await charge.opened
     await http.start(200, [(b"content-type", kind.encode("latin-1")), (b"cache-control", b"no-store")])

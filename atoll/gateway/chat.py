@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from atoll.gateway.errors import error_event, invalid
 from atoll.gateway.exchange import Bound, Charge, Exchange
 from atoll.gateway.http import EVENTS, Http
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
+from atoll.gateway.senses import Senses, compose
 from atoll.gateway.stream import DONE, chunks, collect, refusal, relay, usage_of, whole
 
 CHAT = "/v1/chat/completions"
@@ -104,9 +106,16 @@ def encode(exchange: Exchange, card: Card, body: dict[str, Any], path: str) -> S
 async def answer(
     exchange: Exchange, http: Http, charge: Charge, body: dict[str, Any], path: str = CHAT
 ) -> AsyncIterator[dict[str, Any]]:
-    """Canonical chunks for surfaces that translate; `body` asks for a stream. Raises what the engine refused."""
-    async for chunk in ask(exchange, http, charge, encode(exchange, charge.card, body, path)):
-        yield chunk
+    """Canonical chunks of the answer to `body`, which asks for a stream. Raises what the engine refused."""
+
+    def ask_part(card: Card, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        return ask(exchange, http, charge, encode(exchange, card, body, path))
+
+    composed = charge.card.engine == "cascade"
+    parts = compose(Senses(exchange, http, charge), body, ask_part) if composed else ask_part(charge.card, body)
+    async with aclosing(parts):
+        async for chunk in parts:
+            yield chunk
 
 
 async def ask(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> AsyncIterator[dict[str, Any]]:
@@ -122,18 +131,21 @@ async def ask(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> Asy
 
 
 async def _serve(exchange: Exchange, http: Http, charge: Charge, body: dict[str, Any]) -> None:
-    sent = encode(exchange, charge.card, body, http.path)
-    wants_stream = bool(body.get("stream"))
     show_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-    if sent.decoder is None:
-        await _pass_through(exchange, http, charge, sent, show_usage)
-    elif wants_stream:
-        await _decoded_stream(http, charge, ask(exchange, http, charge, sent), show_usage)
+    if charge.card.engine == "cascade":
+        parts = answer(exchange, http, charge, body, http.path)
     else:
-        parts = [c async for c in ask(exchange, http, charge, sent)]
-        result = collect(parts, "chat.completion" if http.path == CHAT else "text_completion")
-        await charge.settle()
-        await http.json(result)
+        sent = encode(exchange, charge.card, body, http.path)
+        if sent.decoder is None:
+            await _pass_through(exchange, http, charge, sent, show_usage)
+            return
+        parts = ask(exchange, http, charge, sent)
+    if body.get("stream"):
+        await _decoded_stream(http, charge, parts, show_usage)
+        return
+    result = collect([c async for c in parts], "chat.completion" if http.path == CHAT else "text_completion")
+    await charge.settle()
+    await http.json(result)
 
 
 async def _pass_through(exchange: Exchange, http: Http, charge: Charge, sent: Sent, show_usage: bool) -> None:

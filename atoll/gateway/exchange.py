@@ -39,14 +39,18 @@ Recount = Callable[[], Awaitable[Bound | None]]
 
 
 class Charge:
-    """A request under way. Set `usage` as it becomes known; `settle` exactly once."""
+    """A request under way. Set `usage` as it becomes known; `settle` exactly once.
 
-    __slots__ = ("_exchange", "_ticket", "card", "entry", "first_token_ms", "opened", "region", "usage")
+    `card` is what is charged, `serving` the model that answers: another one where `card` is composed."""
+
+    __slots__ = (
+        "_exchange", "_ticket", "card", "entry", "first_token_ms", "opened", "region", "serving", "usage",
+    )  # fmt: skip
 
     def __init__(self, exchange: Exchange, card: Card, entry: Entry, ticket: Ticket) -> None:
         self._exchange = exchange
         self._ticket = ticket
-        self.card = card
+        self.card = self.serving = card
         self.entry = entry
         self.region = ""
         self.usage = Usage()
@@ -133,7 +137,7 @@ class Exchange:
         self, http: Http, charge: Charge, path: str, body: bytes, content_type: str = "application/json"
     ) -> Reply:
         """Send to the fleet; the engine's slot is freed as soon as the client goes away."""
-        reply = await self.models.open(charge.card, path, body, content_type)
+        reply = await self.models.open(charge.serving, path, body, content_type)
         charge.region = reply.endpoint.region
         http.extra.append((b"x-atoll-region", charge.region.encode()))
         http.on_gone(reply.close)

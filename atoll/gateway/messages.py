@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from atoll.core.errors import InvalidRequest
+from atoll.core.errors import InvalidRequest, Unsupported
 from atoll.core.types import Key
+from atoll.gateway.chat import count
+from atoll.gateway.checks import check_chat
 from atoll.gateway.http import Http, parse_json
 from atoll.gateway.messages_schemas import (
     AssistantTurn,
@@ -24,12 +26,13 @@ from atoll.gateway.messages_schemas import (
     UserTurn,
 )
 from atoll.gateway.messages_view import MessageView
-from atoll.gateway.translate import Call, parse, serve
+from atoll.gateway.translate import Call, named, parse, serve
 
 if TYPE_CHECKING:
     from atoll.gateway.asgi import Gateway
 
 MESSAGES = "/v1/messages"
+COUNT = "/v1/messages/count_tokens"
 FIELDS = {
     "stop": "stop_sequences",
     "reasoning_effort": "thinking",
@@ -48,6 +51,22 @@ async def serve_messages(gateway: Gateway, http: Http, key: Key) -> None:
     await serve(
         gateway.exchange, http, key, call, lambda charge: MessageView("msg_" + http.id[4:], charge.card.id)
     )
+
+
+async def serve_count(gateway: Gateway, http: Http, key: Key) -> None:
+    """POST /v1/messages/count_tokens: {"input_tokens": n}, as the engine counts them. Costs nothing."""
+    raw = await http.body(gateway.limits.max_body_bytes)
+    call = to_chat(parse(CountRequest, parse_json(raw)), len(raw))
+    models = gateway.exchange.models
+    with named(call):
+        card = models.resolve(call.body["model"])
+        if card.engine == "cascade":
+            card = models.resolve(card.parts[0])
+        check_chat(card, call.body)
+        counted = await count(gateway.exchange, card, call.body)
+    if counted is None:
+        raise Unsupported(f"the engine of model '{card.id}' cannot count tokens", param="model")
+    await http.json({"input_tokens": counted})
 
 
 def to_chat(request: CountRequest, size: int) -> Call:

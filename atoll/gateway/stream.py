@@ -205,6 +205,10 @@ def _absorb(choice: dict[str, Any], piece: dict[str, Any], kind: str) -> None:
     for name in ("content", "reasoning_content", "refusal"):
         if delta.get(name) is not None:
             message[name] = (message.get(name) or "") + delta[name]
+    if delta.get("audio"):
+        heard = message.setdefault("audio", {"id": "", "data": "", "transcript": "", "expires_at": 0})
+        for name, value in delta["audio"].items():
+            heard[name] = heard[name] + value if name in {"data", "transcript"} else value
     for call in delta.get("tool_calls", ()):
         _absorb_call(message.setdefault("tool_calls", []), call)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from atoll.core.errors import AtollError
 from atoll.core.types import Key
-from atoll.gateway.chat import answer, bound
+from atoll.gateway.chat import answer, begin
 from atoll.gateway.checks import check_chat
 from atoll.gateway.errors import invalid
 from atoll.gateway.exchange import Charge, Exchange
@@ -75,7 +75,7 @@ async def serve(
     with named(call):
         card = exchange.models.resolve(call.body["model"])
         check_chat(card, call.body)
-        charge = await exchange.begin(http, key, card, bound(card, call.body, call.size))
+        charge = await begin(exchange, http, key, card, call.body, call.size)
         await exchange.guard(http, charge, _run(exchange, http, charge, call, view(charge)))
 
 
@@ -83,10 +83,10 @@ async def _run(exchange: Exchange, http: Http, charge: Charge, call: Call, view:
     try:
         async with aclosing(answer(exchange, http, charge, {**call.body, "stream": True})) as chunks:
             async for chunk in chunks:
-                await _write(http, charge, view.feed(chunk), call.streamed)
+                await _write(http, view.feed(chunk), call.streamed)
         last = await view.finish()
         await charge.settle()
-        await _write(http, charge, last, call.streamed)
+        await _write(http, last, call.streamed)
         if call.streamed:
             await http.end()
         else:
@@ -98,11 +98,10 @@ async def _run(exchange: Exchange, http: Http, charge: Charge, call: Call, view:
         raise
 
 
-async def _write(http: Http, charge: Charge, events: list[Event], streamed: bool) -> None:
+async def _write(http: Http, events: list[Event], streamed: bool) -> None:
     if not streamed or not events:
         return
     if not http.started:
-        await charge.opened
         await http.start(200, EVENTS)
     await http.write(render(events))
 
