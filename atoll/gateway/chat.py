@@ -172,7 +172,6 @@ async def _decoded_stream(
             if chunk.get("usage") and not chunk.get("choices") and not show_usage:
                 continue
             if not http.started:
-                await charge.opened
                 await http.start(200, EVENTS)
             await http.write(b"data: " + orjson.dumps(chunk) + b"\n\n")
         await charge.settle()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,8 +18,6 @@ from atoll.core.types import Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
 from atoll.gateway.tracing import Tracer
-
-log = logging.getLogger("atoll.request")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +40,7 @@ class Charge:
 
     `card` is what is charged, `serving` the model that answers: another one where `card` is composed."""
 
-    __slots__ = (
-        "_exchange", "_ticket", "card", "entry", "first_token_ms", "opened", "region", "serving", "usage",
-    )  # fmt: skip
+    __slots__ = ("_exchange", "_ticket", "card", "entry", "first_token_ms", "region", "serving", "usage")
 
     def __init__(self, exchange: Exchange, card: Card, entry: Entry, ticket: Ticket) -> None:
         self._exchange = exchange
@@ -55,7 +50,6 @@ class Charge:
         self.region = ""
         self.usage = Usage()
         self.first_token_ms: float | None = None
-        self.opened: Awaitable[None] = exchange.ledger.record(entry)
 
     def first_token(self) -> None:
         if self.first_token_ms is None:
@@ -118,8 +112,15 @@ class Exchange:
             ticket = await self._reserve(key, card, bound, recount)
         except AtollError as error:
             refused = replace(entry, status="failed", http_status=error.status, error=error.code)
-            _forget(self.finish(refused))
+            self.finish(refused)
             raise
+        try:
+            self.ledger.record(entry)
+        except AtollError:
+            self.accounts.settle(key.id, ticket)
+            raise
+        for observe in self.observers:
+            observe(entry)
         charge = Charge(self, card, entry, ticket)
         self.running[entry.id] = charge
         return charge
@@ -151,17 +152,17 @@ class Exchange:
             if not charge.settled:
                 gone = http.gone
                 status: Status = "cancelled" if gone else "failed"
-                _forget(charge.settle(status, 499 if gone else error.status, None if gone else error.code))
+                charge.settle(status, 499 if gone else error.status, None if gone else error.code)
             if not http.gone:
                 raise
         except asyncio.CancelledError:
             if not charge.settled:
-                _forget(charge.settle("cancelled", 499))
+                charge.settle("cancelled", 499)
             raise
         finally:
             http.unwatch()
             if not charge.settled:
-                _forget(charge.settle("failed", 500, "internal_error"))
+                charge.settle("failed", 500, "internal_error")
 
     def finish(self, entry: Entry) -> Awaitable[None]:
         self.running.pop(entry.id, None)
@@ -171,13 +172,3 @@ class Exchange:
         if self.tracer is not None:
             self.tracer.record(entry, self._parents.pop(entry.id, None))
         return self.ledger.record(entry)
-
-
-def _forget(durable: Awaitable[None]) -> None:
-    """Nobody waits for this row; a failure to write it is logged instead of raised."""
-
-    def report(future: asyncio.Future[None]) -> None:
-        if not future.cancelled() and future.exception() is not None:
-            log.error("a ledger row is not written yet: %s", future.exception())
-
-    asyncio.ensure_future(durable).add_done_callback(report)

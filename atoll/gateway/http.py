@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +22,11 @@ REASONS = {status.value: f"{status.value} {status.phrase}".encode() for status i
 
 JSON = (b"content-type", b"application/json")
 EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+
+
+def request_id() -> str:
+    """Ids begin with the time in milliseconds, so that ledger rows of one moment lie side by side on disk."""
+    return f"req_{int(time.time() * 1000):012x}{os.urandom(8).hex()}"
 
 
 class Http:

@@ -31,7 +31,6 @@ async def relay(http: Http, reply: Reply, charge: Charge, show_usage: bool) -> N
 
     The usage event is read, and shown only if the caller asked for it. [DONE] is held until the charge is on disk.
     """
-    await charge.opened
     await http.start(200, EVENTS)
     passing = Passing(http, charge, show_usage)
     try:
