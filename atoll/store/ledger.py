@@ -26,8 +26,8 @@ from atoll.store.schema import entries, spend
 from atoll.store.writer import Done, Writer
 
 LIMIT = 50_000
-LINGER_S = 0.001
-LARGE = 16
+LINGER_S = 0.002
+LARGE = 8
 CHUNK = 256
 
 ID, KEY, PERIOD, COST = (list(entries.c.keys()).index(name) for name in ("id", "key_id", "period", "cost"))
