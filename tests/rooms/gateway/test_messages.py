@@ -11,6 +11,8 @@ import httpx
 import pytest
 from support import CHAT_CARD, OTHER_SECRET, SECRET, chunk, event_stream, json_answer, running, usage
 
+from atoll.core.cards import Card
+from atoll.core.errors import AtollError, ContextOverflow
 from atoll.core.types import Limits
 from atoll.gateway.messages_view import MessageView
 
@@ -304,3 +306,40 @@ async def test_a_client_that_leaves_frees_the_engine() -> None:
                 break
         await asyncio.wait_for(house.upstream.cut_off.wait(), 1)
         assert (await house.settled()).status == "cancelled"
+
+
+class Counting:
+    """A dialect that can count: the part of `core.ports.Dialect` that is needed for it."""
+
+    count_path = "/count"
+
+    def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], None]:
+        return body, None
+
+    def count(self, card: Card, body: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": body["messages"], "tools": body.get("tools")}
+
+    def explain(self, status: int, body: bytes) -> AtollError:
+        return ContextOverflow(9000, 4096)
+
+
+async def test_tokens_are_counted_by_the_engine_and_cost_nothing() -> None:
+    async with running(dialect=lambda card: Counting()) as house, sdk(house.url) as client:
+        house.upstream.on("/count", json_answer({"input_tokens": 12}), json_answer({}, 400))
+        messages = [{"role": "user", "content": "hello"}]
+        counted = await client.messages.count_tokens(model="talker", system="s", messages=messages, tools=[WEATHER])
+        assert counted.input_tokens == 12
+        asked = house.upstream.asked[0].json
+        assert [m["role"] for m in asked["messages"]] == ["system", "user"]
+        assert asked["tools"][0]["function"]["name"] == "weather"
+        with pytest.raises(anthropic.BadRequestError, match="context is 4096 tokens, but the request needs 9000"):
+            await client.messages.count_tokens(model="talker", messages=messages)
+        assert await house.rows() == []
+
+
+async def test_an_engine_that_cannot_count_says_so() -> None:
+    async with running() as house, sdk(house.url) as client:
+        with pytest.raises(anthropic.BadRequestError, match="the engine of model 'talker' cannot count tokens"):
+            await client.messages.count_tokens(model="talker", messages=[{"role": "user", "content": "hello"}])
+        with pytest.raises(anthropic.BadRequestError, match="max_tokens: this field is not supported"):
+            await client.messages.count_tokens(**{k: v for k, v in request().items() if k != "max_tokens"}, extra_body={"max_tokens": 3})
