@@ -32,9 +32,8 @@ function Bar({ chat, talkers, model, onSettings }) {
   const title = (m) => `${m.tier ? `${m.tier} · ` : ""}${m.title}${m.state === "ready" ? "" : ` (${m.state})`}`;
   const thinks = chat.settings.thinking;
   return html`<div class="chat-bar">
-    <label class="model-pick"><span class="hidden">Model</span>
-      <select value=${model.id} onChange=${(e) => chat.change({ model: e.target.value })}>
-        ${talkers.map((m) => html`<option key=${m.id} value=${m.id} selected=${m.id === model.id}>${title(m)}</option>`)}</select></label>
+    <div class="model-pick"><select aria-label="Model" value=${model.id} onChange=${(e) => chat.change({ model: e.target.value })}>
+        ${talkers.map((m) => html`<option key=${m.id} value=${m.id} selected=${m.id === model.id}>${title(m)}</option>`)}</select></div>
     ${model.thinking === "switch" ? html`<button class="switch" role="switch" aria-checked=${thinks}
       onClick=${() => chat.change({ thinking: !thinks })}><i></i>Thinking</button>` : null}
     ${model.thinking === "always" ? html`<span class="tag">always thinks</span>` : null}

@@ -44,9 +44,9 @@ function Tiers({ models, cards, admin }) {
     ${[["max", "The strongest for text"], ["omni", "Text, images and voice, in real time"]].map(([tier, note]) => {
       const now = models.data.find((m) => m.id === tier)?.root ?? "";
       return html`<div class="tier" key=${tier}><h3><code>${tier}</code></h3><p>${note}</p>
-        <label><span class="hidden">Model behind ${tier}</span><select disabled=${!admin} value=${now} onChange=${(e) => set(tier, e.target.value)}>
+        <select aria-label=${`Model behind ${tier}`} disabled=${!admin} value=${now} onChange=${(e) => set(tier, e.target.value)}>
           ${now ? null : html`<option value="">no model</option>`}
-          ${talkers.map((m) => html`<option key=${m.id} value=${m.id} selected=${m.id === now}>${m.title}</option>`)}</select></label></div>`;
+          ${talkers.map((m) => html`<option key=${m.id} value=${m.id} selected=${m.id === now}>${m.title}</option>`)}</select></div>`;
     })}<${Problem} error=${error} /></section>`;
 }
 

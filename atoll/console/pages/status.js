@@ -17,7 +17,7 @@ export function StatusPage() {
         <div><dt>Models ready</dt><dd>${ready} of ${data.models.length}</dd><small>${ready === data.models.length ? "all of them" : "the rest is listed below"}</small></div>
         <div><dt>Requests running</dt><dd>${count(data.running)}</dd><small>at this moment</small></div></dl>
       <h2 class="section">Models</h2>
-      <ul class="cards">${data.models.map((m) => html`<li class="card" key=${m.id}><div class="card-title"><h3>${m.id}</h3><${Ring} state=${m.state} /></div>
+      <ul class="cards tight">${data.models.map((m) => html`<li class="card" key=${m.id}><div class="card-title"><h3>${m.id}</h3><${Ring} state=${m.state} /></div>
         <p class="faint">${m.task}</p>${m.detail ? html`<p class="problem">${m.detail}</p>` : null}<${Endpoints} list=${m.endpoints ?? []} /></li>`)}</ul>
       <h2 class="section">Call it from anywhere on this machine</h2>
       <${Curl} />` : null}
