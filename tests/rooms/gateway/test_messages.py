@@ -342,4 +342,5 @@ async def test_an_engine_that_cannot_count_says_so() -> None:
         with pytest.raises(anthropic.BadRequestError, match="the engine of model 'talker' cannot count tokens"):
             await client.messages.count_tokens(model="talker", messages=[{"role": "user", "content": "hello"}])
         with pytest.raises(anthropic.BadRequestError, match="max_tokens: this field is not supported"):
-            await client.messages.count_tokens(**{k: v for k, v in request().items() if k != "max_tokens"}, extra_body={"max_tokens": 3})
+            body = {name: value for name, value in request().items() if name != "max_tokens"}
+            await client.messages.count_tokens(**body, extra_body={"max_tokens": 3})
