@@ -77,7 +77,7 @@ class SqlLedger:
         )
         if key_id is not None:
             query = query.where(c.key_id == key_id)
-        return [dict(row._mapping) for row in await self._readers.fetch(query)]
+        return [{str(name): n for name, n in row._mapping.items()} for row in await self._readers.fetch(query)]
 
     async def close(self) -> None:
         lost = await self._groups.close()
