@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,59 @@ def start_litellm(upstream: str, folder: Path, port: int) -> Launch:
     )
 
 
+ATOLL_CARD = """\
+id = "{model}"
+title = "Mock upstream"
+task = "chat"
+engine = "remote"
+context = 8192
+max_output = 1024
+[price]
+input = 0.1
+output = 0.2
+[remote]
+url = "{upstream}/v1"
+model = "{model}"
+"""
+ATOLL_KEY = """\
+import asyncio, sys
+from atoll.core.types import NANO, Limits
+from atoll.gateway.admin import new_key
+from atoll.store import open_store
+
+async def main():
+    store = await open_store(sys.argv[1])
+    key, secret = new_key("bench", "user", Limits(10**8, 10**12, 10**6 * NANO))
+    await store.keys.add(key)
+    await store.close()
+    print(secret)
+
+asyncio.run(main())
+"""
+
+
+def start_atoll(upstream: str, folder: Path, port: int) -> Launch:
+    """A key with all three limits set; every request reserves, settles and is a row on disk before its last byte."""
+    data = folder / "atoll"
+    (data / "models").mkdir(parents=True)
+    (data / "models" / f"{MODEL}.toml").write_text(ATOLL_CARD.format(model=MODEL, upstream=upstream))
+    store = f"sqlite:///{data / 'atoll.db'}"
+    command = (sys.executable, "-c", ATOLL_KEY, store)
+    secret = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    options = ("--data", data, "--port", str(port), "--models", MODEL)
+    return Launch(
+        (sys.executable, "-m", "atoll.cli", "up", "--json", *options),
+        versions={"atoll": "0.1.0"},
+        features_on="keys, three limits a key, ledger in SQLite (fsync before the last byte), validation, routing,"
+        " circuit breaker, Prometheus metrics",
+        features_off="TLS, OpenTelemetry",
+        headers={"authorization": f"Bearer {secret}"},
+        ready="/healthz",
+    )
+
+
 GATEWAYS: dict[str, Callable[[str, Path, int], Launch]] = {
+    "atoll": start_atoll,
     "floor": start_floor,
     "vllm-router": start_vllm_router,
     "sglang-router": start_sglang_router,

