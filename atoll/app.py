@@ -125,7 +125,14 @@ def _prepare(data: Path) -> None:
 def _place(settings: Settings) -> Place:
     threads = settings.threads or os.cpu_count() or 1
     return Place(
-        settings.data, settings.weights, settings.region, settings.slots, settings.context, threads, os.environ
+        settings.data,
+        settings.weights,
+        settings.region,
+        settings.slots,
+        settings.context,
+        threads,
+        os.environ,
+        settings.hub_url,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ class Settings:
     """`data` holds state, `weights` the shared model files, `store` is a database URL (SQLite in `data` if empty).
 
     `threads` 0 means one per core. `context` is tokens per conversation, `slots` how many run at once, of the
-    embedded model. `models` lists the models to start (all if empty).
+    embedded model. `models` lists the models to start (all if empty). `hub_url` is where repositories of models are.
+    `url` and `api_key` point the command line to a cloud elsewhere; empty means the one in `data`.
     """
 
     data: Path
@@ -38,6 +39,9 @@ class Settings:
     drain_seconds: float = 20.0
     log_level: str = "info"
     otlp_endpoint: str = ""
+    hub_url: str = "https://huggingface.co"
+    url: str = ""
+    api_key: str = field(default="", repr=False)
 
     @property
     def store_url(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -115,6 +116,7 @@ class Admin:
         now = time.time()
         result = {
             "version": __version__,
+            "pid": os.getpid(),
             "started_at": self.started_at,
             "uptime_s": now - self.started_at,
             "store": self.store_kind,

@@ -107,10 +107,14 @@ class Fleet:
         if dialect is not None:
             self._dialects[card.id] = dialect
 
-    def withdraw(self, card_id: str) -> None:
+    async def retire(self, card_id: str) -> None:
         self._cards.pop(card_id, None)
         self._dialects.pop(card_id, None)
-        self._members.pop(card_id, None)
+        members = self._members.pop(card_id, [])
+        while any(m.outstanding for m in members):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        for member in members:
+            await member.pool.close()
 
     def join(self, card_id: str, endpoint: Endpoint, limit: int = 0) -> None:
         """Put an endpoint into service; one of the same name is replaced (an engine restarted elsewhere)."""
