@@ -9,11 +9,23 @@ from pydantic.json_schema import models_json_schema
 
 from atoll import __version__
 from atoll.gateway.admin_schemas import KeyChange, NewKey, NewModel, TierChange
+from atoll.gateway.audio import SpeechRequest, TranscriptionForm
+from atoll.gateway.embeddings import EmbeddingsRequest
+from atoll.gateway.messages_schemas import CountRequest, MessagesRequest
+from atoll.gateway.ocr import OcrRequest
+from atoll.gateway.responses_schemas import ResponsesRequest
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
 
 BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
     ("post", "/v1/chat/completions", "OpenAI chat completions", ChatRequest),
     ("post", "/v1/completions", "OpenAI completions (legacy)", CompletionRequest),
+    ("post", "/v1/responses", "OpenAI responses", ResponsesRequest),
+    ("post", "/v1/embeddings", "OpenAI embeddings", EmbeddingsRequest),
+    ("post", "/v1/audio/transcriptions", "OpenAI transcriptions; the sound is the field `file`", TranscriptionForm),
+    ("post", "/v1/audio/speech", "OpenAI speech", SpeechRequest),
+    ("post", "/v1/messages", "Anthropic messages", MessagesRequest),
+    ("post", "/v1/messages/count_tokens", "Anthropic token counts", CountRequest),
+    ("post", "/atoll/v1/ocr", "Text in a picture", OcrRequest),
     ("post", "/atoll/v1/keys", "Create an API key; the secret is shown once", NewKey),
     ("patch", "/atoll/v1/keys/{id}", "Change a key's name or limits", KeyChange),
     ("post", "/atoll/v1/models", "Install a model; progress as server-sent events", NewModel),
@@ -23,6 +35,9 @@ BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
 READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/v1/models", "Models and tiers", ()),
     ("get", "/v1/models/{id}", "One model", ()),
+    ("get", "/v1/responses/{id}", "A stored response", ()),
+    ("delete", "/v1/responses/{id}", "Forget a stored response", ()),
+    ("get", "/v1/responses/{id}/input_items", "What a stored response was asked", ("limit",)),
     ("get", "/atoll/v1/me", "The calling key and its month", ()),
     ("get", "/atoll/v1/status", "What runs here", ()),
     ("get", "/atoll/v1/keys", "All keys", ()),
@@ -63,10 +78,15 @@ def document() -> dict[str, Any]:
     for method, path, summary, schema in BODIES:
         operation = _operation(path, summary, ())
         content = {"application/json": {"schema": refs[(schema, "validation")]}}
+        if schema is TranscriptionForm:
+            content = {"multipart/form-data": content["application/json"]}
         operation["requestBody"] = {"required": True, "content": content}
         paths.setdefault(path, {})[method] = operation
     for method, path, summary, query in READS:
         paths.setdefault(path, {})[method] = _operation(path, summary, query)
+    form = definitions["$defs"]["TranscriptionForm"]
+    form["properties"]["file"] = {"type": "string", "format": "binary"}
+    form["required"].append("file")
     return {
         "openapi": "3.1.0",
         "info": {"title": "Atoll", "version": __version__, "license": {"name": "Apache-2.0"}},
