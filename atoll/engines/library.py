@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ class Library:
             self.roster.offer(card, build.dialect(card))
             self._states[card.id] = {"task": card.task, "state": "starting", "detail": "", "endpoints": []}
         task = asyncio.create_task(self._bring_up(group, progress), name=f"start {group[0].id}")
+        task.add_done_callback(partial(self._crashed, [card.id for card in group]))
         self._starting[group[0].id] = task
         return task
 
@@ -117,8 +118,10 @@ class Library:
         except AtollError as error:
             log.error("%s does not start: %s", ", ".join(ids), error.message)
             self._fail(ids, error.message)
-        except Exception as error:
-            log.exception("%s does not start", ", ".join(ids))
+
+    def _crashed(self, ids: list[str], task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("%s does not start", ", ".join(ids), exc_info=error)
             self._fail(ids, f"internal error ({error!r}); see the log")
 
     def _fail(self, ids: list[str], detail: str) -> None:
@@ -135,14 +138,13 @@ class Library:
 
     async def settled(self) -> None:
         """Wait until every model that was asked for is ready or failed."""
-        await asyncio.gather(*self._starting.values())
+        if self._starting:
+            await asyncio.wait(self._starting.values())
 
     async def stop(self) -> None:
         for task in self._starting.values():
             task.cancel()
-        for task in self._starting.values():
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self.settled()
         await asyncio.gather(*(engine.stop() for engine in set(self._engines.values())))
         for task in self._leaving:
             task.cancel()
@@ -178,7 +180,7 @@ class Library:
         await asyncio.to_thread(write_whole, path, card_text(card))
         self.cards[card.id] = card
         progress(f"Starting {card.id}", 0, 0)
-        await asyncio.shield(self._launch((card,), progress))
+        await asyncio.wait([self._launch((card,), progress)])
         state = self._states[card.id]
         if state["state"] == "failed":
             path.unlink(missing_ok=True)

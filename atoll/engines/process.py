@@ -137,14 +137,14 @@ class Child:
         self._since = time.monotonic()
         self._tail.clear()
         self._pumps = [asyncio.create_task(self._pump(self._process.stderr))]
+        url = None
         try:
             url = await asyncio.wait_for(self._handshake(self._process.stdout), self.spec.ready_timeout)
         except TimeoutError:
-            await self._end(0)
             raise EngineFailed(f"{self.spec.name} was not ready within {self.spec.ready_timeout:g} s") from None
-        except BaseException:
-            await self._end(0)
-            raise
+        finally:
+            if url is None:
+                await self._end(0)
         self._pumps.append(asyncio.create_task(self._pump(self._process.stdout)))
         self.url, self._port = url, urlsplit(url).port
         if self._on_ready:
