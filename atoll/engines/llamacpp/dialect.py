@@ -24,6 +24,7 @@ HANDLED = {
     "user", "safety_identifier", "prompt_cache_key", "metadata", "store", "service_tier", "modalities",
 }  # fmt: skip
 
+
 class LlamaDialect:
     """`core.ports.Dialect` for a llama.cpp server. The decoder drops progress, timings and other private fields."""
 
