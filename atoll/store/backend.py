@@ -19,6 +19,10 @@ class Backend(Protocol):
         """Make `connection` the one that writes. Raises SetupError naming the holder when another process has it."""
         ...
 
+    def begin(self, connection: Connection) -> None:
+        """Begin a transaction that writes, on the driver, unless its next statement does."""
+        ...
+
     def release(self) -> None: ...
 
     def check(self, connection: Connection) -> None:

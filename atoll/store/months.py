@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 from atoll.core.types import Entry
 
 INTERRUPTED = "gateway stopped before this request finished"
 
+DAY = 86_400
+
 
 def period(now: float) -> int:
     """The UTC month that `now` lies in: year * 12 + month - 1."""
-    date = time.gmtime(now)
+    return _period_of_day(int(now // DAY))
+
+
+@lru_cache(maxsize=64)
+def _period_of_day(day: int) -> int:
+    date = time.gmtime(day * DAY)
     return date.tm_year * 12 + date.tm_mon - 1
 
 

@@ -67,6 +67,9 @@ class PostgresBackend:
             f"the database {self.place} is in use by another Atoll ({who}); stop it, or give this one another database"
         )
 
+    def begin(self, connection: Connection) -> None:
+        """psycopg begins by itself."""
+
     def release(self) -> None:
         self.engine.dispose()
 

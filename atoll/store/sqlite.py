@@ -16,12 +16,14 @@ from atoll.core.errors import AtollError, Overloaded, SetupError
 BUSY_MS = 5_000
 CHECKED_BYTES = 64 << 20
 PRAGMAS = (
+    "temp_store = MEMORY",
     "journal_mode=WAL",
     "synchronous=FULL",
     f"busy_timeout={BUSY_MS}",
     "foreign_keys=ON",
     "secure_delete=OFF",
     "cache_size=-16384",
+    "wal_autocheckpoint=4000",
 )
 CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 WHY = {
@@ -90,6 +92,10 @@ class SqliteBackend:
         lock.flush()
         self._lock = lock
 
+    def begin(self, connection: Connection) -> None:
+        """Asks for the write lock at once, so that it never has to be upgraded."""
+        self.driver(connection).execute("BEGIN IMMEDIATE").close()
+
     def release(self) -> None:
         self.engine.dispose()
         if self._lock:
@@ -121,6 +127,6 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Readers take a snapshot; the writer asks for the write lock at once, so that it never has to upgrade."""
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    """A reader takes a snapshot; the writer's transaction has begun already."""
+    if not connection.connection.driver_connection.in_transaction:
+        connection.exec_driver_sql("BEGIN")
