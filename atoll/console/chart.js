@@ -4,9 +4,10 @@ import { html, useEffect, useRef, useState } from "/console/vendor/preact-htm.js
 import uPlot from "/console/vendor/uplot.js";
 
 const HEIGHT = 260;
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
 
-/** @param props.series [{name, values}], `values` one per time; `show` formats a value */
-export function Bars({ label, times, series, step, show }) {
+/** @param props.series [{name, values}], `values` one per time; `show` formats a value, `whole` if only integers make sense */
+export function Bars({ label, times, series, step, show, whole }) {
   const box = useRef(null);
   const [theme, setTheme] = useState(0);
   const [at, setAt] = useState(null);
@@ -22,7 +23,7 @@ export function Bars({ label, times, series, step, show }) {
   }, []);
   useEffect(() => {
     const element = box.current;
-    const plot = new uPlot(options(element, { series, step, show, onPoint: setAt }), [times, ...stack(series)], element);
+    const plot = new uPlot(options(element, { series, step, show, whole, onPoint: setAt }), [times, ...stack(series)], element);
     const watch = new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height: HEIGHT }));
     watch.observe(element);
     return () => {
@@ -51,7 +52,7 @@ function stack(series) {
   return sums;
 }
 
-function options(element, { series, step, show, onPoint }) {
+function options(element, { series, step, show, whole, onPoint }) {
   const style = getComputedStyle(element);
   const colour = (name) => style.getPropertyValue(name).trim();
   const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: `12px ${style.fontFamily}` };
@@ -64,8 +65,8 @@ function options(element, { series, step, show, onPoint }) {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
     scales: { x: { range: (_, low, high) => [low, high + step] }, y: { range: (_, __, high) => [0, (high || 1) * 1.08] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 56, values: (_, ticks) => ticks.map((t) => tick(t, step)) },
-      { ...axis, size: 66, values: (_, ticks) => ticks.map(show) },
+      { ...axis, grid: { show: false }, space: 56, size: 34, values: (_, ticks) => ticks.map((t) => tick(t, step)) },
+      { ...axis, size: 66, ...(whole ? { incrs: WHOLE } : {}), values: (_, ticks) => ticks.map(show) },
     ],
     series: [{}, ...series.map((_, i) => ({ paths: bars, fill: colour(`--series-${i + 1}`), width: 0, points: { show: false } }))],
     hooks: { setCursor: [(plot) => onPoint(plot.cursor.idx ?? null)] },

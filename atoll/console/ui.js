@@ -48,7 +48,8 @@ export function Problem({ error, retry }) {
     ${retry ? html`<button class="quiet" onClick=${retry}>Try again</button>` : null}</div>`;
 }
 
-export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+/** With a capital, unless it begins with the name of a field. */
+export const sentence = (text) => text.replace(/^[a-z]+(?=[ ,:;])/, (word) => word[0].toUpperCase() + word.slice(1));
 
 export function Empty({ title, children }) {
   return html`<div class="empty"><${Logo} size=${72} /><h2>${title}</h2><div class="hint">${children}</div></div>`;

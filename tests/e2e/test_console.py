@@ -130,7 +130,8 @@ class TestChat:
     def test_an_error_of_the_api_names_its_field(self, console: Console) -> None:
         console.expected.append("400")
         console.sign_in()
-        console.limit_answers(1_000_000)
+        console.page.evaluate("localStorage.setItem('atoll.chat', JSON.stringify({maxTokens: 1000000}))")
+        console.page.reload()
         console.ask("Hello")
         alert = console.page.get_by_role("alert")
         expect(alert).to_contain_text("max_tokens is 1000000")
@@ -173,6 +174,31 @@ class TestChat:
         heard = re.findall(r"[a-z]+", box.input_value().lower())
         missed = [word for word in SPOKEN.lower().split() if word not in heard]
         assert len(missed) <= 2, f"heard {heard}"
+
+    def test_voice_as_sound_for_a_model_that_hears(self, console: Console) -> None:
+        console.sign_in()
+        console.page.get_by_label("Model", exact=True).select_option("omni")
+        console.page.get_by_role("button", name="Chat settings").click()
+        console.page.get_by_text("sound", exact=True).click()
+        console.page.get_by_label("Max tokens").fill("20")
+        console.page.get_by_role("button", name="Done").click()
+        console.page.get_by_role("button", name="Speak").click()
+        expect(console.page.get_by_role("button", name="Stop recording")).to_be_visible()
+        console.page.wait_for_timeout(3500)
+        console.page.get_by_role("button", name="Stop recording").click()
+        with console.page.expect_request("**/v1/chat/completions") as asked:
+            console.page.get_by_role("button", name="Send").click()
+        part = asked.value.post_data_json["messages"][0]["content"][0]
+        assert part["type"] == "input_audio" and part["input_audio"]["format"] == "wav"
+        expect(console.page.locator(".facts")).to_contain_text("tokens", timeout=ANSWER_MS)
+
+    def test_thinking_is_asked_for_only_where_it_can_be_switched(self, console: Console) -> None:
+        console.sign_in()
+        ask = """async ([has, on]) => { const { request } = await import('/console/conversation.js');
+            return request([], {system: '', temperature: '', maxTokens: '', thinking: on},
+              {id: 'm', parameters: [], thinking: has}).reasoning_effort ?? null; }"""
+        asked = [console.page.evaluate(ask, [has, on]) for has in ("none", "switch", "always") for on in (False, True)]
+        assert asked == [None, None, "none", "medium", None, None]
 
     def test_an_image_for_a_model_that_cannot_see_is_explained(self, console: Console) -> None:
         console.sign_in()
@@ -273,7 +299,7 @@ class TestUsageAndRequests:
     def test_a_request_appears_while_it_runs(self, console: Console, live: Live) -> None:
         console.sign_in()
         console.go("requests")
-        expect(console.page.get_by_role("status")).to_contain_text("live")
+        expect(console.page.locator(".page-head [role=status]")).to_contain_text("live")
         rows = console.page.locator("tbody tr")
         headers = {"authorization": f"Bearer {live.key}"}
         body = {"model": "max", "max_tokens": 400, "messages": [{"role": "user", "content": "Tell a long story."}]}
@@ -306,8 +332,9 @@ class TestUsageAndRequests:
 
         console.page.route("**/atoll/v1/requests/live", broken_once)
         console.go("requests")
-        expect(console.page.get_by_role("status")).to_contain_text("reconnecting")
-        expect(console.page.get_by_role("status")).to_contain_text("live")
+        status = console.page.locator(".page-head [role=status]")
+        expect(status).to_contain_text("reconnecting")
+        expect(status).to_contain_text("live")
         done = say(api)
         expect(console.page.locator(f"tr[data-id='{done}']")).to_contain_text("done")
 
@@ -451,9 +478,9 @@ def test_screenshots(
     with tab(browser, live.url, live.key, width=width, height=height, theme=theme) as console:
         console.sign_in()
         console.limit_answers(160)
-        console.ask("Explain in three sentences why the sea is salty.")
+        console.ask("Write a short poem about a lagoon at dawn.")
         expect(console.page.locator(".facts")).to_contain_text("tokens/s", timeout=ANSWER_MS)
-        for name in PAGES:
+        for name in PAGES[:-1]:
             console.go(name)
             expect(console.page.locator(".skeleton")).to_have_count(0)
             console.page.wait_for_timeout(400)

@@ -41,6 +41,7 @@ export function Composer({ chat, model, models }) {
   };
   const keys = (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+    if (event.key === "Escape" && chat.busy) chat.stop();
   };
   const paste = (event) => {
     const files = pictures(event.clipboardData);

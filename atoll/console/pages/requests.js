@@ -12,6 +12,7 @@ export function RequestsPage({ admin, models }) {
   const feed = useFeed();
   const [filter, setFilter] = useState("all");
   const [picked, setPicked] = useState(null);
+  useTick(5000);
   const shown = (feed.rows ?? []).filter((r) => filter === "all" || r.status === filter || (filter === "failed" && BAD.includes(r.status)));
   const unit = (r) => models.data?.find((m) => m.id === r.model)?.unit ?? "token";
 
@@ -26,6 +27,15 @@ export function RequestsPage({ admin, models }) {
     ${feed.next ? html`<button class="quiet more" onClick=${feed.older}>Load older</button>` : null}
     ${picked ? html`<${Detail} row=${feed.rows.find((r) => r.id === picked)} unit=${unit} onClose=${() => setPicked(null)} />` : null}
   <//>`;
+}
+
+/** Render again now and then, so that "5 s ago" stays true. */
+function useTick(ms) {
+  const [, setTurn] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => setTurn((n) => n + 1), ms);
+    return () => clearInterval(timer);
+  }, []);
 }
 
 /** The newest requests, then each change as it is announced; reconnects with a growing pause. */

@@ -44,9 +44,9 @@ export function UsagePage({ admin, me }) {
       <${Choice} label="Grouped by" value=${group} onChange=${setGroup} options=${[["model", "by model"], ["key", "by key"]]} /></div>
     <${Problem} error=${usage.error} retry=${usage.reload} />
     ${!data && !usage.error ? html`<${Skeleton} />` : null}
-    ${data ? html`<${Totals} rows=${data.rows} month=${data.month} />` : null}
+    ${data ? html`<${Totals} rows=${data.rows} month=${admin ? null : data.month} />` : null}
     ${data && !data.rows.length ? html`<${Empty} title="Nothing used in this time">Send a message in <a href="#/chat">Chat</a>, or call the API with a key, and it shows here within seconds.<//>` : null}
-    ${table?.series.length ? html`<${Bars} label=${`${MEASURES[measure].label} ${group === "model" ? "by model" : "by key"}`} ...${table} step=${step} show=${MEASURES[measure].show} />
+    ${table?.series.length ? html`<${Bars} label=${`${MEASURES[measure].label} ${group === "model" ? "by model" : "by key"}`} ...${table} step=${step} show=${MEASURES[measure].show} whole=${measure !== "cost"} />
       <${Breakdown} rows=${data.rows} names=${data.names} group=${group} />` : null}
   <//>`;
 }
@@ -81,7 +81,7 @@ function Totals({ rows, month }) {
     <div><dt>Requests</dt><dd>${count(sum(rows, "requests"))}</dd><small>${failed ? `${count(failed)} failed` : "none failed"}</small></div>
     <div><dt>Units in</dt><dd>${short(sum(rows, "input"))}</dd><small>${short(sum(rows, "cached"))} from cache</small></div>
     <div><dt>Units out</dt><dd>${short(sum(rows, "output"))}</dd><small>tokens, seconds, characters</small></div>
-    <div><dt>Cost</dt><dd>${money(sum(rows, "cost"))}</dd><${Budget} spent=${month.spent} budget=${month.budget} /></div></dl>`;
+    <div><dt>Cost</dt><dd>${money(sum(rows, "cost"))}</dd>${month ? html`<${Budget} spent=${month.spent} budget=${month.budget} />` : html`<small>all keys</small>`}</div></dl>`;
 }
 
 function Breakdown({ rows, names, group }) {
