@@ -10,13 +10,13 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvloop
 
 from atoll import __version__, console
-from atoll.core.errors import SetupError
+from atoll.core.errors import AtollError, SetupError
 from atoll.core.types import Key
 from atoll.core.types import Limits as KeyLimits
 from atoll.engines.library import Library, Place
@@ -36,7 +36,8 @@ from atoll.store import Store, open_store
 log = logging.getLogger("atoll")
 
 Progress = Callable[[str, int, int], None]
-SESSION_KEY_SECONDS = 7 * 86400.0
+SESSION_KEY = "key_session"
+SESSION_SECONDS = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         secret, first_run = await _issue_key(store)
         now = time.time()
         accounts = Accounts(await store.keys.all(), await store.ledger.recover(now), now)
+        cleaning = asyncio.create_task(_housekeeping(store))
+        stack.callback(cleaning.cancel)
         fleet = Fleet()
         stack.push_async_callback(fleet.close)
         library = Library(_place(settings), fleet)
@@ -137,10 +140,24 @@ def _place(settings: Settings) -> Place:
 
 
 async def _issue_key(store: Store) -> tuple[str, bool]:
-    """A durable admin key at the first start; afterwards one for a week, since older ones cannot be shown again."""
+    """A durable admin key at the first start. It cannot be shown again, so later starts print a session key,
+    which replaces that of the start before."""
     keys: list[Key] = list(await store.keys.all())
-    first = not any(k.role == "admin" and k.expires_at is None for k in keys)
-    name = "first admin" if first else f"started {time.strftime('%Y-%m-%d %H:%M')}"
-    key, secret = new_key(name, "admin", KeyLimits(), None if first else SESSION_KEY_SECONDS)
-    await store.keys.add(key)
-    return secret, first
+    if not any(k.role == "admin" and k.id != SESSION_KEY for k in keys):
+        key, secret = new_key("first admin", "admin", KeyLimits())
+        await store.keys.add(key)
+        return secret, True
+    key, secret = new_key("this start", "admin", KeyLimits(), SESSION_SECONDS)
+    key = replace(key, id=SESSION_KEY)
+    await (store.keys.replace(key) if any(k.id == SESSION_KEY for k in keys) else store.keys.add(key))
+    return secret, False
+
+
+async def _housekeeping(store: Store) -> None:
+    """Remove stored responses that have expired, once an hour."""
+    while True:
+        try:
+            await store.responses.purge(time.time())
+        except AtollError as error:
+            log.warning("expired responses were not removed: %s", error.message)
+        await asyncio.sleep(3600)

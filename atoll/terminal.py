@@ -55,7 +55,7 @@ class Startup:
             models = {name: value["state"] for name, value in states.items()}
             print(json.dumps({"url": cloud.url, "key": cloud.secret, "models": models}), flush=True)
             return
-        note = "keep it, it is not shown again" if cloud.first_run else "valid for a week"
+        note = "keep it, it is not shown again" if cloud.first_run else "for this start, at most a week"
         body = '{"model":"max","stream":true,"messages":[{"role":"user","content":"Say hello."}]}'
         print(f"\nAtoll is up.\n\n  Console  {cloud.url}/\n  API key  {cloud.secret}   ({note})\n\nTry it:\n")
         print(
