@@ -75,14 +75,18 @@ def _chat(card: Card, body: dict[str, Any], sent: dict[str, Any]) -> tuple[dict[
     thinks = _thinking(card, body, sent)
     schema = _format_schema(body.get("response_format"))
     offered = _check_tools(body)
+    call = _call(card, offered, messages, body.get("tool_choice", "auto"))
+    if call:
+        if thinks:
+            sent["chat_template_kwargs"] = {"enable_thinking": False}
+        sent |= {"messages": call.messages, "grammar": call.grammar}
+        return sent, ChatDecoder(Expected(card.id, expected.choices, json=True, calls=True, name=call.name))
     if card.tools == "native":
-        sent |= _native_tools(body)
+        native = _native_tools(body)
+        if native and schema is not None:
+            raise Unsupported("response_format and tools cannot be combined for this model", param="response_format")
+        sent |= native
     else:
-        chosen = tools.choose(offered, messages, body.get("tool_choice", "auto"))
-        if chosen:
-            call = tools.request(chosen, messages)
-            sent |= {"messages": call.messages, "grammar": call.grammar}
-            return sent, ChatDecoder(Expected(card.id, expected.choices, json=True, calls=True, name=call.name))
         messages = tools.transcript(messages)
     sent["messages"] = messages
     if schema is not None:
@@ -172,13 +176,20 @@ def _check_tools(body: dict[str, Any]) -> list[tools.Function]:
     return tools.functions(given)
 
 
+def _call(card: Card, offered: list[tools.Function], messages: list[dict[str, Any]], choice: Any) -> tools.Call | None:
+    """The tool call to make now, if this side decides about it: always for cards of `tools = "schema"`, and for
+    the others when a call is required, which llama.cpp does not enforce."""
+    if card.tools == "native":
+        if not offered or choice in ("auto", "none"):
+            return None
+        named = choice["function"]["name"] if isinstance(choice, dict) else None
+        return tools.forced([f for f in offered if named in (None, f.name)], messages)
+    chosen = tools.choose(offered, messages, choice)
+    return tools.request(chosen, messages) if chosen else None
+
+
 def _native_tools(body: dict[str, Any]) -> dict[str, Any]:
-    """For templates with tools of their own; llama.cpp knows no named choice, so one tool is offered and required."""
-    if not body.get("tools"):
+    """For templates with tools of their own, when the model decides whether to call one."""
+    if not body.get("tools") or body.get("tool_choice") == "none":
         return {}
-    offered, choice = body["tools"], body.get("tool_choice", "auto")
-    if isinstance(choice, dict):
-        offered = [t for t in offered if t["function"]["name"] == choice["function"]["name"]]
-        choice = "required"
-    parallel = bool(body.get("parallel_tool_calls", True))
-    return {"tools": offered, "tool_choice": choice, "parallel_tool_calls": parallel}
+    return {"tools": body["tools"], "parallel_tool_calls": bool(body.get("parallel_tool_calls", True))}

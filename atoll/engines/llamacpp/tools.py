@@ -120,13 +120,32 @@ def request(candidates: list[Function], messages: list[Message]) -> Call:
     lines = "\n".join(f"{f.name}({', '.join(f.fields)}): {f.description}" for f in candidates)
     system = f"Choose the function that helps with the message.\nFunctions:\n{lines}"
     prompt = [{"role": "system", "content": system}, {"role": "user", "content": asked}]
-    return Call(prompt, _choice_grammar(candidates, asked), "")
+    return Call(prompt, _choice_grammar(candidates, [ground(f, asked) for f in candidates]), "")
 
 
-def _choice_grammar(candidates: list[Function], asked: str) -> str:
+def forced(candidates: list[Function], messages: list[Message]) -> Call:
+    """For models that know tools: a call of one of `candidates`, whatever the model would rather do.
+
+    llama.cpp does not enforce `tool_choice` and takes no grammar beside `tools`, so they are told in the system prompt.
+    """
+    told = [{"name": f.name, "description": f.description, "parameters": f.parameters} for f in candidates]
+    lines = "\n".join(json.dumps(tool) for tool in told)
+    system = (
+        "Call exactly one of the functions within <tools></tools>. Answer with JSON only: "
+        f'{{"name": <function-name>, "arguments": <args-json-object>}}\n<tools>\n{lines}\n</tools>'
+    )
+    history = transcript(messages)
+    if history[0]["role"] == "system":
+        system = f"{history[0]['content']}\n\n{system}"
+        history = history[1:]
+    grammar = _choice_grammar(candidates, [_closed(f.parameters) for f in candidates])
+    return Call([{"role": "system", "content": system}, *history], grammar, "")
+
+
+def _choice_grammar(candidates: list[Function], schemas: list[dict[str, Any]]) -> str:
     heads = [json.dumps('{"name": ' + json.dumps(f.name) + ', "arguments": ') for f in candidates]
     start = " | ".join(f'{head} arguments_{i} "}}"' for i, head in enumerate(heads))
-    rules = [f"arguments_{i}: {rule(ground(f, asked))}" for i, f in enumerate(candidates)]
+    rules = [f"arguments_{i}: {rule(schema)}" for i, schema in enumerate(schemas)]
     return "\n".join(["%llguidance {}", f"start: {start}", *rules])
 
 
@@ -135,14 +154,17 @@ def ground(function: Function, text: str) -> dict[str, Any]:
 
     A value that the schema itself restricts (enum, const, pattern, format, length) is left as it is.
     """
-    parameters = function.parameters
-    closed = {"type": "object", **parameters, "additionalProperties": parameters.get("additionalProperties", False)}
+    closed = _closed(function.parameters)
     if len(text.split()) > GROUNDED_WORDS or not function.fields:
         return closed
     spans = _spans(text, _words(function.name, cues=False))
     numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text)]
     closed["properties"] = {name: _grounded(field, spans, numbers) for name, field in function.fields.items()}
     return closed
+
+
+def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, **parameters}
 
 
 def _grounded(field: Any, spans: list[str], numbers: list[float]) -> Any:

@@ -111,12 +111,27 @@ def test_tools_never_reach_a_template_that_does_not_know_them():
     assert "tools" not in plain and "grammar" not in plain
 
 
-def test_native_tools_pass_and_a_named_choice_is_one_required_tool():
-    named = {"type": "function", "function": {"name": "translate"}}
-    body = {"messages": [user("Hi")], "tools": TOOLS, "tool_choice": named, "parallel_tool_calls": False}
-    sent, _ = LlamaDialect().encode(QWEN, body)
-    assert sent["tools"] == [TRANSLATE] and sent["tool_choice"] == "required"
-    assert sent["parallel_tool_calls"] is False and "grammar" not in sent
+def native(**body):
+    return LlamaDialect().encode(QWEN, {"messages": [user("Hi")], "tools": TOOLS, **body})[0]
+
+
+def test_native_tools_pass_when_the_model_decides():
+    sent = native(parallel_tool_calls=False)
+    assert sent["tools"] == TOOLS and sent["parallel_tool_calls"] is False and "grammar" not in sent
+    assert "tools" not in native(tool_choice="none")
+    with pytest.raises(Unsupported, match="cannot be combined") as caught:
+        native(response_format={"type": "json_object"})
+    assert caught.value.param == "response_format"
+
+
+def test_a_required_call_is_enforced_by_grammar_for_native_models_too():
+    system = {"role": "system", "content": "Be kind."}
+    sent = native(tool_choice="required", messages=[system, user("Hi")])
+    assert "tools" not in sent and all(t["function"]["name"] in sent["grammar"] for t in TOOLS)
+    assert sent["messages"][0]["content"].startswith("Be kind.") and len(sent["messages"]) == 2
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+    named = native(tool_choice={"type": "function", "function": {"name": "translate"}})
+    assert "translate" in named["grammar"] and "calculator" not in named["grammar"]
 
 
 @pytest.mark.parametrize(
