@@ -17,8 +17,10 @@ import uvloop
 
 from atoll import __version__, console
 from atoll.core.errors import AtollError, SetupError
+from atoll.core.findings import Finding
 from atoll.core.types import Key
 from atoll.core.types import Limits as KeyLimits
+from atoll.engines.checks import check_machine, check_network, check_weights
 from atoll.engines.library import Library, Place
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.admin import Admin, new_key
@@ -32,6 +34,7 @@ from atoll.regions.catalogue import read_regions
 from atoll.regions.fleet import Fleet
 from atoll.settings import Settings
 from atoll.store import Store, open_store
+from atoll.store.checks import check_store
 
 log = logging.getLogger("atoll")
 
@@ -87,6 +90,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()
         gc.freeze()
+        gc.set_threshold(50_000)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         try:
@@ -114,6 +118,29 @@ async def serve(settings: Settings, progress: Progress, announce: Callable[[Clou
 
 def run(settings: Settings, progress: Progress, announce: Callable[[Cloud], None]) -> None:
     uvloop.run(serve(settings, progress, announce))
+
+
+async def diagnose(settings: Settings, pid: int | None, deep: bool, network: bool) -> list[Finding]:
+    """What is present and what is missing here. `pid` is of a cloud that runs; `deep` reads all weights."""
+    place = _place(settings)
+    return [
+        *await check_machine(place),
+        _check_port(settings, pid),
+        check_store(settings.store_url),
+        *await check_weights(place, deep),
+        *(await check_network(place) if network else ()),
+    ]
+
+
+def _check_port(settings: Settings, pid: int | None) -> Finding:
+    where = f"{settings.host}:{settings.port}"
+    if pid is not None:
+        return Finding("port", "ok", f"a cloud runs here, process {pid}")
+    try:
+        bind(settings.host, settings.port).close()
+    except SetupError as error:
+        return Finding("port", "broken", error.message)
+    return Finding("port", "ok", f"{where} is free")
 
 
 def _prepare(data: Path) -> None:
