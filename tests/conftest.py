@@ -1,1 +1,3 @@
-"""Puts this folder on the import path, so that tests can share `support`."""
+"""What all tests share. Its place also puts this folder on the import path, for `support` and `postgres`."""
+
+from postgres import postgres_server as postgres_server
