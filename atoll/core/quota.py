@@ -84,7 +84,9 @@ def reserve(
 ) -> tuple[Account, Decision]:
     """Decide on one request and, if admitted, hold its upper bound. `period_ends` is when the next month begins."""
     account = _roll(account, now, period)
-    refusal = _rate(account, limits, ask, now) or _budget(account, limits, ask, now, period_ends)
+    refusal = _rate(account, limits, ask, now)
+    if not isinstance(refusal, Reject):
+        refusal = _budget(account, limits, ask, now, period_ends) or refusal
     if refusal:
         return account, refusal
     second = max(int(now), account.slots[-1].second) if account.slots else int(now)
@@ -102,13 +104,15 @@ def settle(account: Account, ticket: Ticket, tokens: int, cost: int, now: float,
 
 
 def _roll(account: Account, now: float, period: int) -> Account:
+    """Forget what no longer counts. A month never comes back: a clock set back must not renew the budget."""
     oldest = int(now) - WINDOW
     slots = account.slots
     if slots and slots[0].second < oldest:
         slots = tuple(s for s in slots if s.second >= oldest)
-    if period != account.period or slots is not account.slots:
-        spent = account.spent if period == account.period else 0
-        return replace(account, period=period, spent=spent, slots=slots)
+    if period > account.period:
+        return replace(account, period=period, spent=0, slots=slots)
+    if slots is not account.slots:
+        return replace(account, slots=slots)
     return account
 
 
@@ -165,6 +169,9 @@ def _budget(account: Account, limits: Limits, ask: Ask, now: float, period_ends:
         return None
     if account.spent + ask.cost <= budget:
         return Queue("the rest of this month's budget is reserved by requests that still run")
+    if ask.cost > budget:
+        reason = f"the request may cost ${ask.cost / 1e9:.6f}, over the budget of ${budget / 1e9:.6f} per month"
+        return Reject(reason, "budget", None)
     left = max(0, budget - account.spent) / 1e9
     reason = f"the request may cost ${ask.cost / 1e9:.6f}, but ${left:.6f} of this month's budget is left"
     return Reject(reason, "budget", max(0.0, period_ends - now))
