@@ -16,7 +16,7 @@ $(VENV)/.installed: requirements/base.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Atoll needs Python 3.11 or newer: make PYTHON=python3.12 up"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements/base.lock
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable . 2>/dev/null || $(PIP) install --quiet --no-deps --editable .
+	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/.tested: requirements/test.lock $(VENV)/.installed
