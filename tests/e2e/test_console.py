@@ -478,7 +478,7 @@ def test_screenshots(
     with tab(browser, live.url, live.key, width=width, height=height, theme=theme) as console:
         console.sign_in()
         console.limit_answers(160)
-        console.ask("Write a short poem about a lagoon at dawn.")
+        console.ask("Explain in three sentences why the sea is salty.")
         expect(console.page.locator(".facts")).to_contain_text("tokens/s", timeout=ANSWER_MS)
         for name in PAGES[:-1]:
             console.go(name)
