@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -69,9 +71,76 @@ class Startup:
 
     def fail(self, error: AtollError) -> None:
         self._stop()
-        if self.as_json:
-            print(json.dumps({"error": {"message": error.message, "code": error.code}}), flush=True)
-        print(f"atoll: {error.message}", file=sys.stderr)
+        complain(error, self.as_json)
+
+
+def complain(error: AtollError, as_json: bool) -> None:
+    """One line on stderr; with --json the error as an object on stdout too."""
+    if as_json:
+        print(json.dumps({"error": {"message": error.message, "param": error.param, "code": error.code}}), flush=True)
+    print(f"atoll: {error.message}" + (f" ({error.param})" if error.param else ""), file=sys.stderr)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], total: Sequence[Any] | None = None) -> None:
+    """Columns as wide as their longest cell, numbers to the right; the last column is cut at the terminal's edge."""
+    cells = [[_cell(value) for value in row] for row in (*rows, *([total] if total else []))]
+    right = [bool(cells) and all(_number(row[i]) for row in cells) for i in range(len(columns))]
+    widths = [max(len(name), *(len(row[i]) for row in cells)) if cells else len(name) for i, name in enumerate(columns)]
+    edge = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else 10_000
+    for number, row in enumerate([list(columns), *cells]):
+        if total and number == len(cells):
+            print("-" * min(edge, sum(widths) + 2 * (len(widths) - 1)))
+        padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        print("  ".join(padded).rstrip()[:edge])
+
+
+COUNTS = ("requests", "failed", "input", "output", "cached", "cost")
+
+
+def sums(rows: Iterable[dict[str, Any]], by: str | None) -> Any:
+    """COUNTS added up over all rows, or (as a list) over those with the same value of `by`."""
+    groups: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        group = groups.setdefault(row[by] if by else None, dict.fromkeys(COUNTS, 0))
+        for name in COUNTS:
+            group[name] = round(group[name] + row[name], 9)
+    if by is None:
+        return groups.get(None, dict.fromkeys(COUNTS, 0))
+    return [{by: value, **group} for value, group in sorted(groups.items())]
+
+
+def usage(rows: Sequence[dict[str, Any]], grouped: dict[str, list[dict[str, Any]]]) -> None:
+    if not rows:
+        print("Nothing was used in this time.")
+        return
+    heads = ("REQUESTS", "FAILED", "INPUT", "OUTPUT", "CACHED", "COST $")
+    names = ("day", "key_id", "model")
+    body = [[row[name] for name in (*names, *COUNTS)] for row in rows]
+    table(("DAY", "KEY", "MODEL", *heads), body, ["total", "", "", *sums(rows, None).values()])
+    for name in names:
+        print()
+        table((name.removesuffix("_id").upper(), *heads), [list(group.values()) for group in grouped[f"by_{name}"]])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else printable(str(value))
+
+
+def _number(text: str) -> bool:
+    return text in {"-", ""} or text.replace(".", "", 1).replace(",", "").lstrip("$").isdigit()
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere without what could steer a terminal."""
+    return "".join(c for c in text if c.isprintable())
+
+
+def size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def configure_logging(level: str) -> None:
