@@ -89,7 +89,8 @@ class Models(Protocol):
 
 
 class Ledger(Protocol):
-    """Durable account of every request. Rows are keyed by `Entry.id`; the last record of an id wins."""
+    """Durable account of every request. Rows are keyed by `Entry.id`; the last record of an id wins, but for
+    `created_at`, which stays as first recorded."""
 
     def record(self, entry: Entry) -> Awaitable[None]:
         """Queue `entry` for the next group commit; the awaitable resolves when it is on disk."""

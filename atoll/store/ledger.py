@@ -30,6 +30,7 @@ LINGER_S = 0.002
 LARGE = 8
 CHUNK = 256
 
+FIXED = ("id", "created_at")
 ID, KEY, PERIOD, COST = (list(entries.c.keys()).index(name) for name in ("id", "key_id", "period", "cost"))
 
 
@@ -116,7 +117,7 @@ class Statements:
         for part in _powers_of_two(rows):
             cursor.execute(self._text("charged", len(part)), [row[ID] for row in part])
             for key_id, month, nano in cursor.fetchall():
-                change[key_id, month] -= int(nano)
+                change[key_id, month] -= nano
         for part in _powers_of_two(rows):
             cursor.execute(self._text("upsert", len(part)), [value for row in part for value in row])
         for part in _powers_of_two([(*where, nano) for where, nano in change.items() if nano]):
@@ -130,11 +131,10 @@ class Statements:
 
     def _charged(self, rows: int) -> str:
         ids = ",".join([self._mark] * rows)
-        where = f"id IN ({ids}) AND cost <> 0"
-        return f"SELECT key_id, period, sum(cost) FROM entries WHERE {where} GROUP BY key_id, period"
+        return f"SELECT key_id, period, cost FROM entries WHERE id IN ({ids}) AND cost <> 0"
 
     def _upsert(self, rows: int) -> str:
-        new = ", ".join(f"{name} = excluded.{name}" for name in self._names if name != "id")
+        new = ", ".join(f"{name} = excluded.{name}" for name in self._names if name not in FIXED)
         return (
             f"INSERT INTO entries ({', '.join(self._names)}) VALUES {self._values(len(self._names), rows)}"
             f" ON CONFLICT (id) DO UPDATE SET {new}"

@@ -30,6 +30,9 @@ class MemoryLedger:
         self._written = Written()
 
     def record(self, entry: Entry) -> Written:
+        known = self._rows.get(entry.id)
+        if known and known.created_at != entry.created_at:
+            entry = replace(entry, created_at=known.created_at)
         self._rows[entry.id] = entry
         return self._written
 

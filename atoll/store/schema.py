@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Row, Table, Text
@@ -85,22 +84,27 @@ responses = Table(
 Index("responses_expires_at", responses.c.expires_at)
 
 
-_head = attrgetter("id", "key_id", "model", "region", "route", "created_at", "status")
-_tail = attrgetter(
-    "usage.input",
-    "usage.output",
-    "usage.cached",
-    "cost",
-    "http_status",
-    "first_token_ms",
-    "duration_ms",
-    "error",
-)
-
-
 def to_row(entry: Entry) -> tuple[Any, ...]:
     """Values in the order of the columns of `entries`."""
-    return (*_head(entry), period(settled_at(entry)), *_tail(entry))
+    usage = entry.usage
+    return (
+        entry.id,
+        entry.key_id,
+        entry.model,
+        entry.region,
+        entry.route,
+        entry.created_at,
+        entry.status,
+        period(settled_at(entry)),
+        usage.input,
+        usage.output,
+        usage.cached,
+        entry.cost,
+        entry.http_status,
+        entry.first_token_ms,
+        entry.duration_ms,
+        entry.error,
+    )
 
 
 def storable(entry: Entry) -> Entry:

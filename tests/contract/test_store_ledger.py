@@ -48,6 +48,12 @@ async def test_the_last_record_of_an_id_wins_flushed_or_not(store: Store):
     assert (await store.ledger.recover(NOW))["key-1"].spent == 2 * DONE.cost
 
 
+async def test_a_request_keeps_the_time_it_began(store: Store):
+    await store.ledger.record(OPEN)
+    await store.ledger.record(replace(DONE, created_at=NOW + 5))
+    assert await store.ledger.entries() == [DONE]
+
+
 async def test_recording_again_spends_once(store: Store):
     for _ in range(3):
         await store.ledger.record(DONE)
