@@ -120,7 +120,8 @@ def _check_bias(bias: dict[str, Any]) -> None:
 
 
 def _flat(message: dict[str, Any]) -> dict[str, Any]:
-    """Text parts joined, `developer` as `system`."""
+    """Text parts joined, `developer` as `system`, no nulls (llama.cpp takes none but in `content`)."""
+    message = {name: value for name, value in message.items() if value is not None or name == "content"}
     content = message.get("content")
     if isinstance(content, list):
         message = {**message, "content": "\n".join(part.get("text", "") for part in content)}
