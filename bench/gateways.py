@@ -129,7 +129,7 @@ asyncio.run(main())
 
 def start_atoll(upstream: str, folder: Path, port: int) -> Launch:
     """A key with all three limits set; every request reserves, settles and is a row on disk before its last byte."""
-    data = folder / "atoll"
+    data = folder / "data"
     (data / "models").mkdir(parents=True)
     (data / "models" / f"{MODEL}.toml").write_text(ATOLL_CARD.format(model=MODEL, upstream=upstream))
     store = f"sqlite:///{data / 'atoll.db'}"

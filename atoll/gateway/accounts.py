@@ -28,7 +28,8 @@ class Accounts:
         self._by_digest = {k.digest: k for k in keys}
         self._accounts = accounts
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        self._period, self._period_ends = month(now or time.time())
+        self._latest = now or time.time()
+        self._period, self._period_ends = month(self._latest)
 
     def put(self, key: Key) -> None:
         self._by_digest = {d: k for d, k in self._by_digest.items() if k.id != key.id} | {key.digest: key}
@@ -52,7 +53,7 @@ class Accounts:
         """Hold the upper bound `ask`. Waits while only other reservations stand in the way. Raises QuotaExceeded."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            now = time.time()
+            now = self._now()
             if now >= self._period_ends:
                 self._period, self._period_ends = month(now)
             account, decision = reserve(
@@ -71,12 +72,17 @@ class Accounts:
 
     def settle(self, key_id: str, ticket: Ticket, tokens: int = 0, cost: int = 0) -> None:
         """Replace a reservation by what was used; nothing used is a refund."""
-        now = time.time()
+        now = self._now()
         period = self._period if now < self._period_ends else month(now)[0]
         self._accounts[key_id] = settle(self.account(key_id), ticket, tokens, cost, now, period)
         for waiter in self._waiting.pop(key_id, ()):
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _now(self) -> float:
+        """A clock that is set back must not renew anything: time stands still until it catches up."""
+        self._latest = max(self._latest, time.time())
+        return self._latest
 
     async def _settled(self, key_id: str, deadline: float, reason: str) -> None:
         waiters = self._waiting.setdefault(key_id, [])

@@ -90,7 +90,7 @@ def bound(card: Card, body: dict[str, Any], size: int) -> Bound:
 def encode(exchange: Exchange, card: Card, body: dict[str, Any], path: str) -> Sent:
     """The body for the engine behind `card`. Streams always carry usage: it is what is charged."""
     dialect = exchange.models.dialect(card)
-    if card.defaults:
+    if card.defaults and "temperature" not in body:
         body = {**card.defaults, **body}
     if dialect is not None:
         body, decoder = dialect.encode(card, {**body, "model": card.id})
