@@ -242,7 +242,7 @@ def add(cloud: Cloud, as_json: bool, source: str, **options: Any) -> None:
     if as_json:
         return show({"model": added})
     print(f"{added['id']} is ready: {added['title']}, context {added['context']}, licence {added['licence'] or '-'}")
-    print(f"Try it: atoll chat -m {added['id']} 'Hello'    behind a tier: atoll models use {added['id']}")
+    print(f"Try it: atoll chat -m {added['id']} 'Hello'    behind a tier: atoll models use max {added['id']}")
 
 
 @models.command()
@@ -255,11 +255,11 @@ def remove(cloud: Cloud, as_json: bool, model: str) -> None:
 
 
 @models.command()
+@click.argument("tier", type=click.Choice(["max", "omni"]))
 @click.argument("model")
-@click.option("--tier", type=click.Choice(["max", "omni"]), default="max", show_default=True)
 @remote
-def use(cloud: Cloud, as_json: bool, model: str, tier: str) -> None:
-    """Put MODEL behind a service tier."""
+def use(cloud: Cloud, as_json: bool, tier: str, model: str) -> None:
+    """Put MODEL behind the service TIER, max or omni."""
     value = cloud.call("PUT", f"/atoll/v1/tiers/{tier}", {"model": model})
     show(value) if as_json else print(f"'{tier}' now means {model}.")
 

@@ -214,7 +214,7 @@ class Library:
         engine, task = self._engines.pop(card_id, None), self._starting.pop(card_id, None)
         self.cards.pop(card_id, None)
         self._states.pop(card_id, None)
-        if task is not None:
+        if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
         try:
