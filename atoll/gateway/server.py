@@ -126,7 +126,7 @@ class Protocol(HttpToolsProtocol):
 def bind(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Port 0 takes a free one. Raises SetupError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
