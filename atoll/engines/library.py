@@ -129,12 +129,12 @@ class Library:
             self._states[name].update(state="failed", detail=detail)
 
     def waiting_for(self) -> list[str]:
-        """Chat models that are not ready yet; failed ones are no longer waited for."""
+        """Nothing once a chat model answers; else those that start, or why there is none."""
         chat = [name for name, card in self.cards.items() if card.task == "chat" and name in self._states]
+        if any(self._states[name]["state"] == "ready" for name in chat):
+            return []
         starting = [name for name in chat if self._states[name]["state"] == "starting"]
-        if starting or any(self._states[name]["state"] == "ready" for name in chat):
-            return starting
-        return [f"{name}: {self._states[name]['detail']}" for name in chat] or ["a chat model"]
+        return starting or [f"{name}: {self._states[name]['detail']}" for name in chat] or ["a chat model"]
 
     async def settled(self) -> None:
         """Wait until every model that was asked for is ready or failed."""
