@@ -17,6 +17,7 @@ from atoll.core.types import Key
 from atoll.gateway.checks import check_chat, max_output
 from atoll.gateway.errors import error_event, invalid
 from atoll.gateway.exchange import Bound, Charge, Exchange
+from atoll.gateway.forward import json_object
 from atoll.gateway.http import EVENTS, Http
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
 from atoll.gateway.senses import Senses, compose
@@ -157,7 +158,7 @@ async def _pass_through(exchange: Exchange, http: Http, charge: Charge, sent: Se
             await _with_error_event(http, relay(http, reply, charge, show_usage))
             return
         data = await whole(reply)
-        charge.usage = usage_of(orjson.loads(data).get("usage"))
+        charge.usage = usage_of(json_object(data).get("usage"))
         await charge.settle()
         await http.reply(200, data)
     finally:

@@ -58,10 +58,12 @@ class Charge:
     def settle(
         self, status: Status = "done", http_status: int = 200, error: str | None = None
     ) -> Awaitable[None]:
-        """Charge what was used and free the rest. The row is durable when the awaitable resolves."""
-        opened, usage = self.entry, self.usage
-        cost = meter(usage, self.card.price)
-        self._exchange.accounts.settle(opened.key_id, self._ticket, usage.input + usage.output, cost)
+        """Charge what was used, never more than was reserved whatever an engine claims, and free the rest.
+        The row is durable when the awaitable resolves."""
+        opened, usage, reserved = self.entry, self.usage, self._ticket.ask
+        cost = min(meter(usage, self.card.price), reserved.cost)
+        tokens = min(usage.input + usage.output, reserved.tokens)
+        self._exchange.accounts.settle(opened.key_id, self._ticket, tokens, cost)
         self.entry = Entry(
             opened.id,
             opened.key_id,
@@ -137,7 +139,10 @@ class Exchange:
     async def open(
         self, http: Http, charge: Charge, path: str, body: bytes, content_type: str = "application/json"
     ) -> Reply:
-        """Send to the fleet; the engine's slot is freed as soon as the client goes away."""
+        """Send to the fleet; the engine's slot is freed as soon as the client goes away, answered or not."""
+        task = asyncio.current_task()
+        assert task is not None
+        http.on_gone(task.cancel)
         reply = await self.models.open(charge.serving, path, body, content_type)
         charge.region = reply.endpoint.region
         http.extra.append((b"x-atoll-region", charge.region.encode()))

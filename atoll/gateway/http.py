@@ -18,6 +18,7 @@ Receive = Callable[[], Awaitable[Message]]
 Headers = list[tuple[bytes, bytes]]
 
 WIRE = "atoll.wire"
+CYCLE = "atoll.cycle"
 REASONS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 JSON = (b"content-type", b"application/json")
@@ -36,7 +37,7 @@ class Http:
     which costs half of what ASGI's two messages do.
     """
 
-    __slots__ = ("_receive", "_wire", "extra", "gone", "id", "path", "scope", "started")
+    __slots__ = ("_cycle", "_receive", "_wire", "extra", "gone", "id", "path", "scope", "started")
 
     def __init__(self, scope: Message, receive: Receive, request_id: str) -> None:
         self.scope = scope
@@ -47,6 +48,7 @@ class Http:
         self.extra: Headers = [(b"x-request-id", request_id.encode())]
         self._receive = receive
         self._wire = scope[WIRE]
+        self._cycle = scope[CYCLE]
 
     def header(self, name: bytes) -> str | None:
         for key, value in self.scope["headers"]:
@@ -73,14 +75,15 @@ class Http:
                 return part if not parts else b"".join([*parts, part])
             parts.append(part)
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when the client goes away before the answer is complete. After `body` only."""
+    def on_gone(self, callback: Callable[[], object]) -> None:
+        """Call `callback`, the last one given, when the client goes away before the answer is complete.
+        After `body` only."""
 
         def left() -> None:
             self.gone = True
             callback()
 
-        if self._wire.cycle.disconnected:
+        if self._wire.transport.is_closing():
             left()
         else:
             self._wire.lost = left
@@ -91,7 +94,7 @@ class Http:
     async def start(self, status: int, headers: Headers) -> None:
         """Begin an answer of unknown length."""
         self.started = True
-        self._wire.begin(self._head(status, headers, b"transfer-encoding: chunked\r\n\r\n"))
+        self._wire.begin(self._cycle, self._head(status, headers, b"transfer-encoding: chunked\r\n\r\n"))
 
     def push(self, data: bytes) -> bool:
         """Send a piece at once; true when the client is behind, and `drained` should be awaited."""
@@ -108,18 +111,18 @@ class Http:
 
     async def end(self, data: bytes = b"") -> None:
         self.unwatch()
-        self._wire.finish(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
+        self._wire.finish(self._cycle, b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
 
     async def reply(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         """A complete answer; JSON unless `headers` says otherwise."""
         self.unwatch()
         self.started = True
         length = b"content-length: %d\r\n\r\n" % len(body)
-        self._wire.finish(self._head(status, headers or [JSON], length) + body)
+        self._wire.finish(self._cycle, self._head(status, headers or [JSON], length) + body)
 
     def _head(self, status: int, headers: Headers, last: bytes) -> bytes:
         lines = b"".join([b"%b: %b\r\n" % pair for pair in (*headers, *self.extra)])
-        close = b"" if self._wire.cycle.keep_alive else b"connection: close\r\n"
+        close = b"" if self._cycle.keep_alive else b"connection: close\r\n"
         return b"HTTP/1.1 %b\r\n%b%b%b" % (REASONS[status], lines, close, last)
 
     async def json(self, value: Any, status: int = 200) -> None:

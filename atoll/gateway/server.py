@@ -12,10 +12,10 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from atoll.core.errors import SetupError
-from atoll.gateway.http import WIRE
+from atoll.gateway.http import CYCLE, WIRE
 
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 120.0
@@ -66,6 +66,7 @@ class Protocol(HttpToolsProtocol):
         self._phase = "idle" if self.parser.should_upgrade() else "body"
         self.scope[WIRE] = self
         super().on_headers_complete()
+        self.scope[CYCLE] = self.cycle
 
     def on_message_complete(self) -> None:
         self._phase = "idle"
@@ -79,15 +80,15 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
         self._drain_by(None)
 
-    def begin(self, head: bytes) -> None:
-        """Send status line and headers; what follows is the caller's to frame, until `finish`."""
-        self.cycle.response_started = True
+    def begin(self, cycle: RequestResponseCycle, head: bytes) -> None:
+        """Send status line and headers; what follows is the caller's to frame, until `finish`. `cycle` is the request's
+        own: on a connection with requests sent ahead, `self.cycle` is the last of them."""
+        cycle.response_started = True
         self.transport.write(head)
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, cycle: RequestResponseCycle, data: bytes) -> None:
         """Send the last bytes of an answer (all of it, where nothing was begun) and free the connection."""
-        cycle = self.cycle
-        if cycle.disconnected:
+        if self.transport.is_closing():
             return
         self.lost = None
         cycle.response_started = cycle.response_complete = True

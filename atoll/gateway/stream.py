@@ -19,11 +19,17 @@ MAX_EVENT = 4 * 1024 * 1024
 
 
 def usage_of(table: dict[str, Any] | None) -> Usage:
-    """Usage from an OpenAI `usage` object (chat, completions or embeddings)."""
+    """Usage from an OpenAI `usage` object (chat, completions or embeddings). Raises EngineFailed for anything else."""
     table = table or {}
-    details = table.get("prompt_tokens_details") or {}
-    cached = min(int(details.get("cached_tokens") or 0), int(table.get("prompt_tokens") or 0))
-    return Usage(int(table.get("prompt_tokens") or 0), int(table.get("completion_tokens") or 0), cached)
+    try:
+        details = table.get("prompt_tokens_details") or {}
+        prompt, completion = int(table.get("prompt_tokens") or 0), int(table.get("completion_tokens") or 0)
+        cached = min(int(details.get("cached_tokens") or 0), prompt)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise EngineFailed("the engine's usage makes no sense") from None
+    if min(prompt, completion, cached) < 0:
+        raise EngineFailed("the engine's usage is negative")
+    return Usage(prompt, completion, cached)
 
 
 async def relay(http: Http, reply: Reply, charge: Charge, show_usage: bool) -> None:
@@ -87,11 +93,17 @@ class Passing:
     def _is_usage(self, chunk: dict[str, Any]) -> bool:
         """Note usage; true if the event is to be left out."""
         if "error" in chunk and "choices" not in chunk:
-            raise EngineFailed(str((chunk["error"] or {}).get("message", "the engine reported an error")))
+            raise _reported(chunk["error"])
         if not chunk.get("usage"):
             return False
         self._charge.usage = usage_of(chunk["usage"])
         return not chunk.get("choices") and not self._show_usage
+
+
+def _reported(error: Any) -> EngineFailed:
+    """The error event of an engine's stream, as ours."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return EngineFailed(str(message or "the engine reported an error"))
 
 
 def _payload(event: bytes) -> dict[str, Any]:
@@ -121,7 +133,7 @@ async def chunks(reply: Reply, decoder: Decoder | None, charge: Charge) -> Async
                 return
             chunk = _payload(event)
             if chunk.get("error") and not chunk.get("choices"):
-                raise EngineFailed(str(chunk["error"].get("message", "the engine reported an error")))
+                raise _reported(chunk["error"])
             for out in decoder.feed(chunk) if decoder else (chunk,):
                 if out.get("usage"):
                     charge.usage = usage_of(out["usage"])
