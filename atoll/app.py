@@ -96,6 +96,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         try:
             yield Cloud(f"http://{shown}:{port}", secret, first_run, library, server)
         finally:
+            admin.dismiss()
             server.should_exit = True
             await serving
 

@@ -127,6 +127,7 @@ class Library:
     def _fail(self, ids: list[str], detail: str) -> None:
         for name in ids:
             self._states[name].update(state="failed", detail=detail)
+            self.roster.fail(name, f"'{name}' does not run: {detail}")
 
     def waiting_for(self) -> list[str]:
         """Nothing once a chat model answers; else those that start, or why there is none."""

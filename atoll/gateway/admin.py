@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -50,6 +50,14 @@ class Admin:
     regions: Sequence[dict[str, Any]]
     store_kind: str
     started_at: float
+    watchers: set[asyncio.Queue[Entry | None]] = field(default_factory=set)
+
+    def dismiss(self) -> None:
+        """End the streams of live requests, which would otherwise keep a stopping server for its whole drain time."""
+        for queue in self.watchers:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(None)
 
     def routes(self) -> list[Route]:
         table: list[tuple[str, str, Any]] = [
@@ -202,7 +210,7 @@ class Admin:
         exchange = self.gateway.exchange
         if len(exchange.observers) >= MAX_WATCHERS:
             raise Conflict(f"there are {MAX_WATCHERS} watchers already; close a console")
-        queue: asyncio.Queue[Entry] = asyncio.Queue(maxsize=1000)
+        queue: asyncio.Queue[Entry | None] = asyncio.Queue(maxsize=1000)
 
         def observe(entry: Entry) -> None:
             if (key.role == "admin" or entry.key_id == key.id) and not queue.full():
@@ -210,6 +218,7 @@ class Admin:
 
         async def events() -> AsyncIterator[bytes]:
             exchange.observers.append(observe)
+            self.watchers.add(queue)
             try:
                 yield b": ready\n\n"
                 while True:
@@ -219,9 +228,12 @@ class Admin:
                     except TimeoutError:
                         yield b": ping\n\n"
                         continue
+                    if entry is None:
+                        return
                     yield b"event: request\ndata: " + orjson.dumps(render_entry(entry)) + b"\n\n"
             finally:
                 exchange.observers.remove(observe)
+                self.watchers.discard(queue)
 
         return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 

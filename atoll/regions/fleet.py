@@ -84,6 +84,7 @@ class Fleet:
         self._cards: dict[str, Card] = {}
         self._dialects: dict[str, Dialect] = {}
         self._members: dict[str, list[Member]] = {}
+        self._failed: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     def cards(self) -> Mapping[str, Card]:
@@ -104,6 +105,7 @@ class Fleet:
         """Make a model known; requests wait up to `patience` seconds for its first endpoint."""
         self._cards[card.id] = card
         self._members.setdefault(card.id, [])
+        self._failed.pop(card.id, None)
         if dialect is not None:
             self._dialects[card.id] = dialect
 
@@ -120,12 +122,22 @@ class Fleet:
         """Put an endpoint into service; one of the same name is replaced (an engine restarted elsewhere)."""
         members = [m for m in self._members[card_id] if m.endpoint.name != endpoint.name]
         self._members[card_id] = [*members, Member(endpoint, Pool(endpoint, self.timeouts), limit)]
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._failed.pop(card_id, None)
+        self._wake()
 
     def leave(self, card_id: str, name: str) -> None:
         """Take an endpoint out of service; requests under way on it go on."""
         self._members[card_id] = [m for m in self._members.get(card_id, []) if m.endpoint.name != name]
+
+    def fail(self, card_id: str, reason: str) -> None:
+        """While this model has no endpoint, refuse its requests with `reason` instead of letting them wait."""
+        self._failed[card_id] = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        """Requests that wait for an endpoint look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def members(self, card_id: str) -> list[Candidate]:
         return [m.candidate() for m in self._members.get(card_id, [])]
@@ -140,6 +152,8 @@ class Fleet:
         while True:
             changed = self._changed
             members = {m.endpoint.name: m for m in self._members.get(card.id, ())}
+            if not members and card.id in self._failed:
+                raise EngineFailed(self._failed[card.id])
             decision = route([m.candidate() for m in members.values()], time.time())
             for endpoint in decision.order:
                 try:

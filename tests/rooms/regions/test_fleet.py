@@ -110,6 +110,22 @@ async def test_an_engine_that_does_not_come_back_is_said() -> None:
         await ask(fleet)
 
 
+async def test_an_engine_that_will_not_come_is_said_at_once() -> None:
+    fleet = Fleet(patience=20)
+    fleet.offer(CHAT_CARD)
+    async with wire(Switch()) as late:
+        asking = asyncio.create_task(ask(fleet))
+        await asyncio.sleep(0.05)
+        fleet.fail(CHAT_CARD.id, "its weights are damaged")
+        for request in (asking, ask(fleet)):
+            with pytest.raises(EngineFailed, match="damaged"):
+                async with asyncio.timeout(1):
+                    await request
+        join(fleet, "late", late)
+        assert await ask(fleet) == "late"
+        await fleet.close()
+
+
 async def test_the_least_busy_endpoint_is_asked() -> None:
     async with two() as (fleet, _, _):
         held = [await fleet.open(CHAT_CARD, PATH, b"{}") for _ in range(4)]
