@@ -54,6 +54,7 @@ def start(data: Path, *options: str, environment: dict[str, str] | None = None) 
     line = process.stdout.readline()
     if not line or time.monotonic() > deadline:
         process.kill()
+        process.wait(10)
         process.stdout.close()
         raise AssertionError(f"atoll up did not start: {(data / 'up.log').read_text()[-2000:]}")
     told = json.loads(line)
