@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from atoll.core.places import Residency
+
 NANO = 1_000_000_000
 
 Role = Literal["admin", "user"]
 Status = Literal["open", "done", "failed", "cancelled", "interrupted"]
+Grade = Literal["exact", "fast", "hot", "none"]
+Mismatch = Literal["fail", "continue", "restart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """How a key's requests are treated. `recovery`: how a broken stream goes on elsewhere; `on_mismatch`: what happens
+    where only other weights are left. `priority`: 0 (batch) to 9; higher goes first, none starves."""
+
+    residency: Residency = Residency()
+    recovery: Grade = "exact"
+    on_mismatch: Mismatch = "fail"
+    priority: int = 5
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """An API key. The secret itself is never stored: `digest` is its SHA-256 in hex."""
 
@@ -55,6 +70,7 @@ class Key:
     created_at: float = 0.0
     expires_at: float | None = None
     revoked_at: float | None = None
+    policy: Policy = Policy()
 
     def usable(self, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
@@ -72,7 +88,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One ledger row: one request, from admission (`open`) to its final status."""
+    """One ledger row: one request, from admission (`open`) to its final status.
+
+    `region` processed it last. `path` lists every region that processed any of it, in order, with the output tokens
+    of each (`eu-central-1:120 eu-west-1:80`); `stored_in` is the region that holds this row; `rule` is the residency
+    rule it was served under (`core.residency.render`), `grade` how it was recovered, if it was."""
 
     id: str
     key_id: str
@@ -87,3 +107,7 @@ class Entry:
     first_token_ms: float | None = None
     duration_ms: float | None = None
     error: str | None = None
+    path: str = ""
+    stored_in: str = ""
+    rule: str = ""
+    grade: str = ""
