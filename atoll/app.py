@@ -32,6 +32,8 @@ from atoll.gateway.server import bind, bind_operator, build_server
 from atoll.gateway.tracing import Tracer
 from atoll.regions.catalogue import read_regions
 from atoll.regions.fleet import Fleet
+from atoll.regions.home import Home
+from atoll.regions.site import Site
 from atoll.settings import Settings
 from atoll.store import Store, open_store
 from atoll.store.checks import check_store
@@ -70,7 +72,10 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         stack.callback(cleaning.cancel)
         fleet = Fleet()
         stack.push_async_callback(fleet.close)
-        library = Library(_place(settings), fleet)
+        home = Home(fleet, Site(), settings.slots)
+        stack.push_async_callback(home.close)
+        await home.open([settings.region])
+        library = Library(_place(settings), home)
         stack.push_async_callback(library.stop)
         library.start(settings.models, progress)
         exchange = Exchange(fleet, accounts, store.ledger)

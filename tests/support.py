@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -191,16 +191,15 @@ async def running(
     tiers: dict[str, str] | None = None,
     rest: Any = nothing,
     max_body_bytes: int = 32 * 1024 * 1024,
-    dialect: Callable[[Card], Any] = lambda card: None,
 ) -> AsyncIterator[House]:
     """A gateway over the memory store whose cards are all served by one scripted upstream."""
     upstream, store, fleet = Upstream(), await open_store("memory://"), Fleet(patience=1.0)
     fleet.tiers = tiers or {}
     async with serving(upstream) as engine:
         for card in cards or (CHAT_CARD,):
-            fleet.offer(card, dialect(card))
+            fleet.offer(card)
             if card.engine != "cascade":
-                fleet.join(card.id, Endpoint(f"{card.id}-1", engine, "here"))
+                fleet.join(card.id, Endpoint(f"{card.id}-1", engine, "here", station=card.engine == "llamacpp"))
         exchange = Exchange(fleet, Accounts([USER, OTHER], {}), store.ledger)
         gateway = Gateway(exchange, BodyLimits(max_body_bytes), responses=store.responses)
         gateway.rest = rest

@@ -21,6 +21,8 @@ later (`retryable`). `gateway/errors.py` maps them to the body shape of the API 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AtollError(Exception):
     status = 500
@@ -96,3 +98,29 @@ class DeadlineExceeded(AtollError):
 
 class SetupError(AtollError):
     code = "setup_error"
+
+
+def to_wire(error: AtollError) -> dict[str, Any]:
+    """An error as a station reports it to its gateway; `from_wire` makes the same error of it."""
+    told = {"message": error.message, "type": type(error).__name__, "code": error.code, "status": error.status}
+    return told | {"param": error.param, "retry_after": error.retry_after}
+
+
+def from_wire(told: dict[str, Any]) -> AtollError:
+    """Unknown kinds become EngineFailed: what a station cannot name, it did not do on purpose."""
+    kinds = {kind.__name__: kind for kind in _kinds(AtollError)}
+    kind = kinds.get(str(told.get("type")), EngineFailed)
+    error = kind.__new__(kind)
+    after = told.get("retry_after")
+    AtollError.__init__(
+        error,
+        str(told.get("message") or "the station reported an error"),
+        param=str(told["param"]) if told.get("param") else None,
+        code=str(told["code"]) if told.get("code") else None,
+        retry_after=float(after) if isinstance(after, int | float) else None,
+    )
+    return error
+
+
+def _kinds(kind: type[AtollError]) -> list[type[AtollError]]:
+    return [kind, *(k for sub in kind.__subclasses__() for k in _kinds(sub))]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
-from atoll.core.errors import AtollError
 from atoll.core.quota import Account
 from atoll.core.types import Endpoint, Entry, Key
 
@@ -23,26 +22,18 @@ class Engine(Protocol):
     def status(self) -> Mapping[str, Any]: ...
 
 
-class Decoder(Protocol):
-    """Turns one upstream stream into canonical OpenAI chunks. Stateful, one per stream."""
+class Runner(Protocol):
+    """Runs requests to one model on its engine, beside it: canonical OpenAI requests in, canonical chunks out.
 
-    def feed(self, chunk: dict[str, Any]) -> list[dict[str, Any]]: ...
+    `post` sends a JSON body to a path of the engine. What the engine refuses is raised as an AtollError."""
 
-
-class Dialect(Protocol):
-    """What an engine wants to hear. `encode` returns the body to send and a decoder for the stream it answers with;
-    a decoder of None means that the stream is already canonical and its bytes may pass as they are."""
-
-    count_path: str
-
-    def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], Decoder | None]: ...
-
-    def count(self, card: Card, body: dict[str, Any]) -> dict[str, Any]:
-        """What to POST to `count_path` so that it answers {"input_tokens": n} for this chat request."""
+    def answer(self, path: str, body: dict[str, Any], post: Post) -> AsyncIterator[dict[str, Any]]:
+        """Chunks of the answer. Each choice carries `token_ids`, the tokens that made it, in the order sampled; null
+        where they are not known. `continue_token_ids` in the body: go on after these tokens of an earlier answer."""
         ...
 
-    def explain(self, status: int, body: bytes) -> AtollError:
-        """The engine's error answer (status >= 400) as ours."""
+    async def count(self, body: dict[str, Any], post: Post) -> int:
+        """Prompt tokens of a chat request."""
         ...
 
 
@@ -78,14 +69,13 @@ class Models(Protocol):
         """The card behind a model id or tier name. Raises NotFound."""
         ...
 
-    def dialect(self, card: Card) -> Dialect | None:
-        """How to talk to this model's engine; None when the OpenAI wire format is spoken as it is."""
-        ...
-
     async def open(self, card: Card, path: str, body: bytes, content_type: str = "application/json") -> Reply:
         """POST to an endpoint that serves `card`. Raises EngineFailed, Overloaded or DeadlineExceeded
         when no endpoint answered; an HTTP error of the engine is a Reply."""
         ...
+
+
+Post = Callable[[str, bytes], Awaitable[Reply]]
 
 
 class Ledger(Protocol):
@@ -174,7 +164,7 @@ class Roster(Protocol):
 
     tiers: dict[str, str]
 
-    def offer(self, card: Card, dialect: Dialect | None = None) -> None: ...
+    def offer(self, card: Card, runner: Runner | None = None) -> None: ...
 
     async def retire(self, card_id: str) -> None:
         """Forget a model at once; returns when the requests under way on it are answered."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from atoll.core.cards import Card
-from atoll.core.ports import Dialect, Engine
+from atoll.core.ports import Engine, Runner
 from atoll.core.types import Endpoint
 from atoll.engines.remote import RemoteEngine
 
@@ -60,11 +60,11 @@ def groups(cards: Sequence[Card]) -> list[tuple[Card, ...]]:
     return [*sorted(alone, key=lambda group: group[0].task != "chat"), *([media] if media else [])]
 
 
-def dialect(card: Card) -> Dialect | None:
+def runner(card: Card) -> Runner | None:
     if card.engine == "llamacpp":
-        from atoll.engines.llamacpp.dialect import LlamaDialect
+        from atoll.engines.llamacpp.runner import LlamaRunner
 
-        return LlamaDialect()
+        return LlamaRunner(card)
     return None
 
 

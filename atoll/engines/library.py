@@ -88,7 +88,7 @@ class Library:
 
     def _launch(self, group: tuple[Card, ...], progress: Progress) -> asyncio.Task[None]:
         for card in group:
-            self.roster.offer(card, build.dialect(card))
+            self.roster.offer(card, build.runner(card))
             self._states[card.id] = {"task": card.task, "state": "starting", "detail": "", "endpoints": []}
         task = asyncio.create_task(self._bring_up(group, progress), name=f"start {group[0].id}")
         task.add_done_callback(partial(self._crashed, [card.id for card in group]))

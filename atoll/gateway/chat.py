@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from pydantic import ValidationError
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError
-from atoll.core.ports import Decoder, Dialect
 from atoll.core.types import Key
 from atoll.gateway.checks import check_chat, max_output
 from atoll.gateway.errors import error_event, invalid
@@ -25,18 +25,17 @@ from atoll.gateway.stream import DONE, chunks, collect, refusal, relay, usage_of
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+COUNT = "/v1/chat/completions/input_tokens"
 TEMPLATE_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request ready for an engine. `decoder` None: the engine's stream passes as it is."""
+    """A request ready for an endpoint. `passes`: its answer goes to the client as it is."""
 
     path: str
     body: dict[str, Any]
-    decoder: Decoder | None
-    streamed: bool
-    dialect: Dialect | None = None
+    passes: bool
 
 
 async def chat(exchange: Exchange, http: Http, key: Key, raw: bytes, body: dict[str, Any]) -> None:
@@ -65,14 +64,12 @@ async def begin(exchange: Exchange, http: Http, key: Key, card: Card, body: dict
 
 async def count(exchange: Exchange, card: Card, body: dict[str, Any]) -> int | None:
     """Prompt tokens as the engine counts them; None where the engine cannot tell. Raises what the engine refuses."""
-    dialect = exchange.models.dialect(card)
-    if dialect is None or "messages" not in body:
+    if card.engine != "llamacpp" or "messages" not in body:
         return None
-    asked = dialect.count(card, {**body, "model": card.id})
-    reply = await exchange.models.open(card, dialect.count_path, orjson.dumps(asked))
+    reply = await exchange.models.open(card, COUNT, orjson.dumps({**body, "model": card.id}))
     try:
         if reply.status >= 400:
-            raise await refusal(reply, dialect)
+            raise await refusal(reply)
         return int(orjson.loads(await whole(reply))["input_tokens"])
     finally:
         reply.close()
@@ -88,20 +85,20 @@ def bound(card: Card, body: dict[str, Any], size: int) -> Bound:
     return Bound(min(size + TEMPLATE_TOKENS, max(card.context, 1)) if card.context else size, max_output(card, body))
 
 
-def encode(exchange: Exchange, card: Card, body: dict[str, Any], path: str) -> Sent:
-    """The body for the engine behind `card`. Streams always carry usage: it is what is charged."""
-    dialect = exchange.models.dialect(card)
+def encode(card: Card, body: dict[str, Any], path: str) -> Sent:
+    """The body for an endpoint of `card`. Streams always carry usage: it is what is charged. A seed is chosen where
+    none is given, so that an answer can be made again."""
     if card.defaults and "temperature" not in body:
         body = {**card.defaults, **body}
-    if dialect is not None:
-        body, decoder = dialect.encode(card, {**body, "model": card.id})
-        return Sent(path, body, decoder, bool(body.get("stream")), dialect)
+    if card.engine == "llamacpp":
+        seed = body.get("seed")
+        return Sent(path, {**body, "model": card.id, "seed": secrets.randbits(31) if seed is None else seed}, False)
     body = {**body, "model": card.remote.model if card.remote else card.id}
     if "max_completion_tokens" not in body:
         body.setdefault("max_tokens", card.max_output)
     if body.get("stream"):
         body["stream_options"] = {"include_usage": True}
-    return Sent(path, body, None, bool(body.get("stream")))
+    return Sent(path, body, True)
 
 
 async def answer(
@@ -110,7 +107,7 @@ async def answer(
     """Canonical chunks of the answer to `body`, which asks for a stream. Raises what the engine refused."""
 
     def ask_part(card: Card, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        return ask(exchange, http, charge, encode(exchange, card, body, path))
+        return ask(exchange, http, charge, encode(card, body, path))
 
     composed = charge.card.engine == "cascade"
     parts = compose(Senses(exchange, http, charge), body, ask_part) if composed else ask_part(charge.card, body)
@@ -124,8 +121,10 @@ async def ask(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> Asy
     reply = await exchange.open(http, charge, sent.path, orjson.dumps(sent.body))
     try:
         if reply.status >= 400:
-            raise await refusal(reply, sent.dialect)
-        async for chunk in chunks(reply, sent.decoder, charge):
+            raise await refusal(reply)
+        async for chunk in chunks(reply, charge):
+            for choice in chunk.get("choices") or ():
+                choice.pop("token_ids", None)
             yield chunk
     finally:
         reply.close()
@@ -136,8 +135,8 @@ async def _serve(exchange: Exchange, http: Http, charge: Charge, body: dict[str,
     if charge.card.engine == "cascade":
         parts = answer(exchange, http, charge, body, http.path)
     else:
-        sent = encode(exchange, charge.card, body, http.path)
-        if sent.decoder is None:
+        sent = encode(charge.card, body, http.path)
+        if sent.passes:
             await _pass_through(exchange, http, charge, sent, show_usage)
             return
         parts = ask(exchange, http, charge, sent)
@@ -154,7 +153,7 @@ async def _pass_through(exchange: Exchange, http: Http, charge: Charge, sent: Se
     try:
         if reply.status >= 400:
             raise await refusal(reply)
-        if sent.streamed:
+        if sent.body.get("stream"):
             await _with_error_event(http, relay(http, reply, charge, show_usage))
             return
         data = await whole(reply)

@@ -7,8 +7,10 @@ from typing import Any
 
 import orjson
 
-from atoll.core.errors import AtollError, EngineFailed, InvalidRequest
-from atoll.core.ports import Decoder, Dialect, Reply
+from atoll.core.errors import AtollError, EngineFailed, InvalidRequest, from_wire
+from atoll.core.events import DONE as LAST
+from atoll.core.events import EventReader
+from atoll.core.ports import Reply
 from atoll.core.types import Usage
 from atoll.gateway.exchange import Charge
 from atoll.gateway.http import EVENTS, Http
@@ -107,9 +109,12 @@ def _reported(error: Any) -> EngineFailed:
 
 
 def _payload(event: bytes) -> dict[str, Any]:
-    lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
+    return _object(b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
+
+
+def _object(payload: bytes) -> dict[str, Any]:
     try:
-        value = orjson.loads(b"\n".join(lines))
+        value = orjson.loads(payload)
     except orjson.JSONDecodeError:
         raise EngineFailed("the engine sent an event that is not JSON") from None
     if not isinstance(value, dict):
@@ -117,31 +122,24 @@ def _payload(event: bytes) -> dict[str, Any]:
     return value
 
 
-async def chunks(reply: Reply, decoder: Decoder | None, charge: Charge) -> AsyncIterator[dict[str, Any]]:
-    """Canonical chunk objects of a stream. Keeps the charge's usage current, so that a cut stream is charged
-    for the tokens that were sent. Raises EngineFailed."""
-    tail, tokens = b"", 0
+async def chunks(reply: Reply, charge: Charge) -> AsyncIterator[dict[str, Any]]:
+    """Chunk objects of a stream. Keeps the charge's usage current, so that a cut stream is charged for the tokens
+    that were sent. Raises EngineFailed, or what a station reported."""
+    reader, tokens = EventReader(), 0
     while data := await reply.read():
-        data = tail + data
-        *events, tail = data.replace(b"\r\n", b"\n").split(b"\n\n")
-        if len(tail) > MAX_EVENT:
-            raise EngineFailed("the engine sent an event of over 4 MiB")
-        for event in events:
-            if not event.startswith(b"data:"):
-                continue
-            if event == b"data: [DONE]":
+        for payload in reader.feed(data):
+            if payload == LAST:
                 return
-            chunk = _payload(event)
+            chunk = _object(payload)
             if chunk.get("error") and not chunk.get("choices"):
-                raise _reported(chunk["error"])
-            for out in decoder.feed(chunk) if decoder else (chunk,):
-                if out.get("usage"):
-                    charge.usage = usage_of(out["usage"])
-                elif out.get("choices"):
-                    tokens += 1
-                    charge.usage = Usage(charge.usage.input, tokens)
-                    charge.first_token()
-                yield out
+                raise from_wire(chunk["error"]) if reply.endpoint.station else _reported(chunk["error"])
+            if chunk.get("usage"):
+                charge.usage = usage_of(chunk["usage"])
+            elif chunk.get("choices"):
+                tokens += 1
+                charge.usage = Usage(charge.usage.input, tokens)
+                charge.first_token()
+            yield chunk
     raise EngineFailed("the engine's stream ended without [DONE]")
 
 
@@ -158,17 +156,17 @@ async def whole(reply: Reply, limit: int = 64 * 1024 * 1024) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def refusal(reply: Reply, dialect: Dialect | None = None) -> AtollError:
+async def refusal(reply: Reply) -> AtollError:
     """The error that an engine answered with (status >= 400), as ours."""
     raw = await whole(reply, 1024 * 1024)
-    if dialect is not None and reply.status not in {401, 403}:
-        return dialect.explain(reply.status, raw)
     try:
         error = orjson.loads(raw).get("error", {})
     except (orjson.JSONDecodeError, AttributeError):
         error = {}
     if not isinstance(error, dict):
         error = {"message": str(error)}
+    if reply.endpoint.station and "status" in error:
+        return from_wire(error)
     message = str(error.get("message") or f"the engine answered {reply.status}")
     if reply.status in {401, 403}:
         return EngineFailed(f"endpoint '{reply.endpoint.name}' refused Atoll's key: {message}")

@@ -12,7 +12,6 @@ from typing import TypeVar
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded
 from atoll.core.health import Health, observe
-from atoll.core.ports import Dialect
 from atoll.core.route import Candidate, route
 from atoll.core.types import Endpoint
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
@@ -82,7 +81,6 @@ class Fleet:
         self.patience = patience
         self.tiers: dict[str, str] = {}
         self._cards: dict[str, Card] = {}
-        self._dialects: dict[str, Dialect] = {}
         self._members: dict[str, list[Member]] = {}
         self._failed: dict[str, str] = {}
         self._changed = asyncio.Event()
@@ -98,20 +96,14 @@ class Fleet:
             raise NotFound(message, param="model", code="model_not_found")
         return card
 
-    def dialect(self, card: Card) -> Dialect | None:
-        return self._dialects.get(card.id)
-
-    def offer(self, card: Card, dialect: Dialect | None = None) -> None:
+    def offer(self, card: Card) -> None:
         """Make a model known; requests wait up to `patience` seconds for its first endpoint."""
         self._cards[card.id] = card
         self._members.setdefault(card.id, [])
         self._failed.pop(card.id, None)
-        if dialect is not None:
-            self._dialects[card.id] = dialect
 
     async def retire(self, card_id: str) -> None:
         self._cards.pop(card_id, None)
-        self._dialects.pop(card_id, None)
         members = self._members.pop(card_id, [])
         while any(m.outstanding for m in members):  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -95,7 +95,7 @@ class _Stream:
 
 
 class ChatDecoder(_Stream):
-    """`core.ports.Decoder` for chat completions."""
+    """For chat completions, made as such or as completions of a templated prompt."""
 
     object = "chat.completion.chunk"
 
@@ -106,24 +106,29 @@ class ChatDecoder(_Stream):
 
     def choice(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         index, reason = choice["index"], choice.get("finish_reason")
-        given = choice.get("delta") or {}
+        given = {"content": choice["text"]} if "text" in choice else choice.get("delta") or {}
         delta = {k: given[k] for k in DELTA if given.get(k) is not None}
         self.watch(index, delta.get("content") or "", reason)
         if self.expected.calls:
             call = self.calls.setdefault(index, _Call(self.expected.name))
             delta = call.feed(delta.get("content") or "", reason)
             reason = "tool_calls" if reason == "stop" else reason
+        pieces = []
         if index not in self.begun:
             self.begun.add(index)
-            delta = {"role": "assistant", "content": None if delta.get("tool_calls") else "", **delta}
+            opening = {"role": "assistant", "content": None if delta.get("tool_calls") else ""}
+            if delta.get("content"):
+                pieces.append({"index": index, "delta": opening, "logprobs": None, "finish_reason": None})
+            else:
+                delta = {**opening, **delta}
         if not delta and not reason and not choice.get("logprobs"):
-            return []
+            return pieces
         shown = {"index": index, "delta": delta, "logprobs": _logprobs(choice.get("logprobs")), "finish_reason": reason}
-        return [shown]
+        return [*pieces, shown]
 
 
 class TextDecoder(_Stream):
-    """`core.ports.Decoder` for the older completions."""
+    """For the older completions."""
 
     object = "text_completion"
 

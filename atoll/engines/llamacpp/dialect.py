@@ -10,7 +10,6 @@ from typing import Any
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, ContextOverflow, EngineFailed, InvalidRequest, Unsupported
-from atoll.core.ports import Decoder
 from atoll.engines.llamacpp import schemas, tools
 from atoll.engines.llamacpp.decoders import ChatDecoder, Expected, TextDecoder
 
@@ -25,12 +24,15 @@ HANDLED = {
 }  # fmt: skip
 
 
+Encoded = tuple[dict[str, Any], ChatDecoder | TextDecoder]
+COUNT = "/v1/chat/completions/input_tokens"
+
+
 class LlamaDialect:
-    """`core.ports.Dialect` for a llama.cpp server. The decoder drops progress, timings and other private fields."""
+    """What a llama.cpp server wants to hear, and what its answers mean. The decoder drops progress, timings and other
+    private fields."""
 
-    count_path = "/v1/chat/completions/input_tokens"
-
-    def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], Decoder]:
+    def encode(self, card: Card, body: dict[str, Any]) -> Encoded:
         """The request for /v1/chat/completions (`messages`) or /v1/completions (`prompt`), and its decoder.
 
         Raises InvalidRequest or Unsupported naming the field.
@@ -49,9 +51,13 @@ class LlamaDialect:
         return _chat(card, body, sent)
 
     def count(self, card: Card, body: dict[str, Any]) -> dict[str, Any]:
-        """The body to POST to `count_path`; the answer is {"input_tokens": n}, as the chat request would be counted."""
+        """The body to POST to `COUNT`; the answer is {"input_tokens": n}, as the chat request would be counted."""
         sent, _ = self.encode(card, body)
         return {name: sent[name] for name in ("messages", "tools", "chat_template_kwargs") if name in sent}
+
+    def is_plain(self, card: Card, sent: dict[str, Any]) -> bool:
+        """True where llama.cpp has nothing to parse in the answer: no thinking, no tool calls in the model's way."""
+        return "prompt" in sent or (card.tools != "native" and card.thinking == "none")
 
     def explain(self, status: int, body: bytes) -> AtollError:
         """llama.cpp's error answer as ours."""
@@ -67,7 +73,7 @@ class LlamaDialect:
         return EngineFailed(message or f"the engine answered {status}")
 
 
-def _chat(card: Card, body: dict[str, Any], sent: dict[str, Any]) -> tuple[dict[str, Any], Decoder]:
+def _chat(card: Card, body: dict[str, Any], sent: dict[str, Any]) -> Encoded:
     messages = [_flat(message) for message in body.get("messages") or ()]
     if not messages:
         raise InvalidRequest("messages must not be empty", param="messages")
@@ -99,7 +105,7 @@ def _chat(card: Card, body: dict[str, Any], sent: dict[str, Any]) -> tuple[dict[
     return sent, ChatDecoder(expected)
 
 
-def _completion(card: Card, body: dict[str, Any], sent: dict[str, Any]) -> tuple[dict[str, Any], Decoder]:
+def _completion(card: Card, body: dict[str, Any], sent: dict[str, Any]) -> Encoded:
     prompt = body["prompt"]
     if not prompt or "" in (prompt if isinstance(prompt, list) else ()):
         raise InvalidRequest("prompt must not be empty", param="prompt")

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import aclosing
 from dataclasses import replace
 
 import httpx
@@ -16,16 +17,29 @@ from atoll.core.errors import ContextOverflow, EngineFailed, InvalidRequest, Set
 from atoll.engines.cardfiles import EMBEDDED, read_cards
 from atoll.engines.llamacpp import schemas
 from atoll.engines.llamacpp.child import Params
-from atoll.engines.llamacpp.dialect import LlamaDialect
 from atoll.engines.llamacpp.engine import Events, LlamaEngine, locate, plan
+from atoll.engines.llamacpp.runner import LlamaRunner
 
 CARD = read_cards(EMBEDDED)["smollm2-135m"]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-DIALECT = LlamaDialect()
 FRESH = httpx.Limits(max_keepalive_connections=0)
 ENV = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PATH": os.environ.get("PATH", "")}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Reply:
+    """httpx's response as a `core.ports.Reply`."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response, self.status = response, response.status_code
+        self.pieces = response.aiter_raw()
+
+    async def read(self) -> bytes:
+        return await anext(self.pieces, b"")
+
+    def close(self) -> None:
+        self.closing = asyncio.create_task(self.response.aclose())
 
 
 class Engine:
@@ -33,6 +47,7 @@ class Engine:
 
     def __init__(self, engine: LlamaEngine, events: asyncio.Queue) -> None:
         self.engine, self.events = engine, events
+        self.runner = LlamaRunner(CARD)
 
     async def start(self) -> "Engine":
         endpoint = await self.engine.start()
@@ -44,18 +59,15 @@ class Engine:
         await self.http.aclose()
         await self.engine.stop()
 
+    async def post(self, path: str, body: bytes) -> "Reply":
+        request = self.http.build_request("POST", path, content=body, headers={"content-type": "application/json"})
+        return Reply(await self.http.send(request, stream=True))
+
     async def chunks(self, path: str, body: dict, card=CARD):
-        sent, decoder = DIALECT.encode(card, body)
-        async with self.http.stream("POST", path, json=sent) as reply:
-            if reply.status_code != 200:
-                raise DIALECT.explain(reply.status_code, await reply.aread())
-            async for line in reply.aiter_lines():
-                if line.startswith("data: {"):
-                    event = json.loads(line[6:])
-                    if "error" in event and "choices" not in event:
-                        raise DIALECT.explain(500, line[6:].encode())
-                    for chunk in decoder.feed(event):
-                        yield chunk
+        runner = self.runner if card is CARD else LlamaRunner(card)
+        async with aclosing(runner.answer(path, body, self.post)) as answer:
+            async for chunk in answer:
+                yield chunk
 
     async def all(self, body: dict, path: str = CHAT, card=CARD) -> list[dict]:
         return [chunk async for chunk in self.chunks(path, body, card)]
@@ -260,7 +272,7 @@ async def test_context_overflow_names_both_numbers(engine):
 
 async def test_count_equals_what_is_charged(engine):
     body = {"messages": [{"role": "system", "content": "Be brief."}, user("How are you?")], "max_tokens": 1}
-    counted = (await engine.http.post(DIALECT.count_path, json=DIALECT.count(CARD, body))).json()["input_tokens"]
+    counted = await LlamaRunner(CARD).count(body, engine.post)
     assert counted == (await engine.all(body))[-1]["usage"]["prompt_tokens"]
 
 
@@ -359,3 +371,62 @@ async def test_a_file_that_llama_cpp_rejects_is_reported(tmp_path, weights_cache
     engine = LlamaEngine(CARD, "here", Params(str(damaged), 512, 1, 1), ENV, Events(print, print))
     with pytest.raises(EngineFailed, match=r"llama\.cpp"):
         await engine.start()
+
+
+async def first_token_behind(engine, prompt: str) -> float:
+    """Seconds until a new request has its first token while `prompt` is prefilled for another client."""
+    prefilling = asyncio.create_task(engine.all({"messages": [user(prompt)], "max_tokens": 1}))
+    await asyncio.sleep(1.0)
+    assert not prefilling.done()
+    began = time.monotonic()
+    async with aclosing(engine.chunks(CHAT, {"messages": [user("Hello!")], "max_tokens": 1})) as answer:
+        await anext(answer)
+    waited = time.monotonic() - began
+    await prefilling
+    return waited
+
+
+async def test_a_long_prompt_does_not_keep_new_requests_waiting(engine):
+    assert await engine.idle_within(5)
+    waits = []
+    for word in ("desert", "valley", "harbour"):
+        waits.append(await first_token_behind(engine, f"{word} lamp engine " * 1000))
+        if waits[-1] < 3.0:
+            return
+    raise AssertionError(waits)
+
+
+async def test_a_prompt_read_in_pieces_counts_as_cached_only_what_was_cached_before(engine):
+    body = {"messages": [user("meadow chair window " * 400)], "max_tokens": 4, "temperature": 0}
+    first, again = await engine.all(body), await engine.all(body)
+    cold, warm = first[-1]["usage"], again[-1]["usage"]
+    assert cold["prompt_tokens"] == warm["prompt_tokens"] > 1200
+    assert cold["prompt_tokens_details"]["cached_tokens"] < 64
+    assert warm["prompt_tokens_details"]["cached_tokens"] > 1200
+    assert words(first) == words(again)
+
+
+def tokens(chunks: list[dict]) -> list[int]:
+    return [token for c in choices(chunks) for token in c["token_ids"]]
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 0.9, "seed": 7}])
+async def test_every_token_is_told_and_an_answer_repeats_token_by_token(engine, sampling):
+    said = "Say hi with \U0001f389 and \u4f60\u597d, then tell a story."
+    body = {"messages": [user(said)], "max_tokens": 60, **sampling}
+    first, again = await engine.all(body), await engine.all(body)
+    assert first[-1]["usage"]["completion_tokens"] - len(tokens(first)) in {0, 1}
+    assert tokens(first) == tokens(again) and words(first) == words(again)
+
+
+async def test_an_answer_goes_on_after_tokens_of_an_earlier_one(engine):
+    body = {"messages": [user("Tell a story about a lighthouse.")], "max_tokens": 40, "temperature": 0}
+    whole = await engine.all(body)
+    begun = tokens(whole)[:25]
+    rest = await engine.all({**body, "continue_token_ids": begun})
+    assert rest[-1]["usage"]["completion_tokens"] == whole[-1]["usage"]["completion_tokens"]
+    assert rest[-1]["usage"]["prompt_tokens"] == whole[-1]["usage"]["prompt_tokens"]
+    assert len(tokens(rest)) <= 15 and words(rest)
+    with pytest.raises(InvalidRequest, match="only one choice without grammar"):
+        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+        await engine.all({**body, "response_format": schema, "continue_token_ids": begun})

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from support import CHAT_CARD, OTHER_SECRET, SECRET, chunk, event_stream, json_answer, running, usage
 
-from atoll.core.cards import Card
-from atoll.core.errors import AtollError, ContextOverflow
+from atoll.core.errors import ContextOverflow, to_wire
 from atoll.core.types import Limits
+from atoll.gateway.chat import COUNT
 from atoll.gateway.messages_view import MessageView
 
 CHAT = "/v1/chat/completions"
@@ -308,24 +308,11 @@ async def test_a_client_that_leaves_frees_the_engine() -> None:
         assert (await house.settled()).status == "cancelled"
 
 
-class Counting:
-    """A dialect that can count: the part of `core.ports.Dialect` that is needed for it."""
-
-    count_path = "/count"
-
-    def encode(self, card: Card, body: dict[str, Any]) -> tuple[dict[str, Any], None]:
-        return body, None
-
-    def count(self, card: Card, body: dict[str, Any]) -> dict[str, Any]:
-        return {"messages": body["messages"], "tools": body.get("tools")}
-
-    def explain(self, status: int, body: bytes) -> AtollError:
-        return ContextOverflow(9000, 4096)
-
-
 async def test_tokens_are_counted_by_the_engine_and_cost_nothing() -> None:
-    async with running(dialect=lambda card: Counting()) as house, sdk(house.url) as client:
-        house.upstream.on("/count", json_answer({"input_tokens": 12}), json_answer({}, 400))
+    local = replace(CHAT_CARD, engine="llamacpp")
+    overflow = {"error": to_wire(ContextOverflow(9000, 4096))}
+    async with running(local) as house, sdk(house.url) as client:
+        house.upstream.on(COUNT, json_answer({"input_tokens": 12}), json_answer(overflow, 400))
         messages = [{"role": "user", "content": "hello"}]
         counted = await client.messages.count_tokens(model="talker", system="s", messages=messages, tools=[WEATHER])
         assert counted.input_tokens == 12
