@@ -72,7 +72,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         stack.callback(cleaning.cancel)
         fleet = Fleet()
         stack.push_async_callback(fleet.close)
-        home = Home(fleet, Site(), settings.slots)
+        home = Home(fleet, Site(), settings.region, settings.slots)
         stack.push_async_callback(home.close)
         await home.open([settings.region])
         library = Library(_place(settings), home)

@@ -63,11 +63,15 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """An OpenAI-compatible endpoint. `key_env` names the environment variable that holds its key."""
+    """An OpenAI-compatible endpoint. `key_env` names the environment variable that holds its key. `token_ids`: it tells
+    the tokens of an answer when asked (`return_token_ids`, as vLLM does), so that a broken stream can go on elsewhere.
+    `region`: where it stands; empty means the gateway's region."""
 
     url: str
     model: str
     key_env: str = ""
+    token_ids: bool = False
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,17 @@ class Card:
     weights: Weights = Weights()
     architecture: Architecture | None = None
     remote: Remote | None = None
+
+    @property
+    def resumes(self) -> bool:
+        """True where answers come with token ids, through a station."""
+        return self.engine == "llamacpp" or (self.remote is not None and self.remote.token_ids)
+
+    @property
+    def digest(self) -> str:
+        """Names the weights; empty where they are not known."""
+        packed = [f.sha256 for p in self.weights.packages for f in p.files]
+        return self.weights.sha256 or "+".join(packed)
 
 
 def parse_card(data: Mapping[str, Any], source: str) -> Card:

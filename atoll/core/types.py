@@ -79,13 +79,14 @@ class Key:
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A place that speaks the OpenAI wire format. `url` has no trailing slash and no `/v1`. A `station` is Atoll's own:
-    it queues, tells token ids and reports errors as they were raised."""
+    it queues, tells token ids and reports errors as they were raised. `digest` names the weights, if they are known."""
 
     name: str
     url: str
     region: str
     token: str = ""
     station: bool = False
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

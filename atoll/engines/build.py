@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from atoll.core.cards import Card
 from atoll.core.ports import Engine, Runner
 from atoll.core.types import Endpoint
-from atoll.engines.remote import RemoteEngine
+from atoll.engines.remote import RemoteEngine, RemoteRunner
 
 if TYPE_CHECKING:
     from atoll.engines.library import Place
@@ -65,7 +65,7 @@ def runner(card: Card) -> Runner | None:
         from atoll.engines.llamacpp.runner import LlamaRunner
 
         return LlamaRunner(card)
-    return None
+    return RemoteRunner(card) if card.engine == "remote" and card.resumes else None
 
 
 def limit(card: Card, slots: int) -> int:

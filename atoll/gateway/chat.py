@@ -64,7 +64,7 @@ async def begin(exchange: Exchange, http: Http, key: Key, card: Card, body: dict
 
 async def count(exchange: Exchange, card: Card, body: dict[str, Any]) -> int | None:
     """Prompt tokens as the engine counts them; None where the engine cannot tell. Raises what the engine refuses."""
-    if card.engine != "llamacpp" or "messages" not in body:
+    if not card.resumes or "messages" not in body:
         return None
     reply = await exchange.models.open(card, COUNT, orjson.dumps({**body, "model": card.id}))
     try:
@@ -90,7 +90,7 @@ def encode(card: Card, body: dict[str, Any], path: str) -> Sent:
     none is given, so that an answer can be made again."""
     if card.defaults and "temperature" not in body:
         body = {**card.defaults, **body}
-    if card.engine == "llamacpp":
+    if card.resumes:
         seed = body.get("seed")
         return Sent(path, {**body, "model": card.id, "seed": secrets.randbits(31) if seed is None else seed}, False)
     body = {**body, "model": card.remote.model if card.remote else card.id}

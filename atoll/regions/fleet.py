@@ -17,6 +17,7 @@ from atoll.core.types import Endpoint
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
 
 ATTEMPTS = 3
+LIVELY = Timeouts(connect=2.0, head=3.0, idle=2.5)
 
 T = TypeVar("T")
 
@@ -62,8 +63,9 @@ class Answer:
         try:
             return await reading
         except AtollError:
-            self._member.health = observe(self._member.health, False, time.time())
-            self.close()
+            if self._connection is not None:
+                self._member.health = observe(self._member.health, False, time.time())
+                self.close()
             raise
 
     def close(self) -> None:
@@ -111,9 +113,12 @@ class Fleet:
             await member.pool.close()
 
     def join(self, card_id: str, endpoint: Endpoint, limit: int = 0) -> None:
-        """Put an endpoint into service; one of the same name is replaced (an engine restarted elsewhere)."""
+        """Put an endpoint into service; one of the same name is replaced (an engine restarted elsewhere). A station
+        that streams says at least twice a second that it lives, so its silence is soon taken for death."""
         members = [m for m in self._members[card_id] if m.endpoint.name != endpoint.name]
-        self._members[card_id] = [*members, Member(endpoint, Pool(endpoint, self.timeouts), limit)]
+        lively = endpoint.station and self._cards[card_id].resumes
+        pool = Pool(endpoint, LIVELY if lively else self.timeouts)
+        self._members[card_id] = [*members, Member(endpoint, pool, limit)]
         self._failed.pop(card_id, None)
         self._wake()
 

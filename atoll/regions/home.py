@@ -16,9 +16,10 @@ class Home:
     """`core.ports.Roster`: engines report here. A server elsewhere is an endpoint of the fleet by itself; an engine of
     this machine is one of every region that has a station here."""
 
-    def __init__(self, fleet: Fleet, site: Site, slots: int) -> None:
+    def __init__(self, fleet: Fleet, site: Site, region: str, slots: int) -> None:
         self.fleet = fleet
         self.site = site
+        self.region = region
         self.slots = slots
         self.stations: dict[str, Station] = {}
         self.tiers = fleet.tiers
@@ -30,7 +31,7 @@ class Home:
             await station.listen()
             self.stations[region] = station
             for name, seat in self.site.seats.items():
-                if seat.pools:
+                if seat.pools and station in self._stations(name):
                     self.fleet.join(name, station.endpoint(name))
 
     async def shut(self, region: str) -> None:
@@ -42,7 +43,7 @@ class Home:
 
     def offer(self, card: Card, runner: Runner | None = None) -> None:
         self.fleet.offer(card)
-        if card.engine not in {"remote", "cascade"}:
+        if card.engine != "cascade" and (card.engine != "remote" or runner is not None):
             self.site.offer(card, runner)
 
     async def retire(self, card_id: str) -> None:
@@ -54,7 +55,7 @@ class Home:
             self.fleet.join(card_id, endpoint, limit)
             return
         self.site.join(card_id, endpoint, limit)
-        for station in self.stations.values():
+        for station in self._stations(card_id):
             self.fleet.join(card_id, station.endpoint(card_id))
 
     def leave(self, card_id: str, name: str) -> None:
@@ -62,13 +63,20 @@ class Home:
             self.fleet.leave(card_id, name)
             return
         self.site.leave(card_id, name)
-        for station in self.stations.values():
+        for station in self._stations(card_id):
             self.fleet.leave(card_id, station.endpoint(card_id).name)
 
     def fail(self, card_id: str, reason: str) -> None:
         self.fleet.fail(card_id, reason)
         if card_id in self.site.seats:
             self.site.fail(card_id, reason)
+
+    def _stations(self, card_id: str) -> list[Station]:
+        """An engine of this machine serves every region here; a server elsewhere only the one that it stands in."""
+        remote = self.site.seat(card_id).card.remote
+        if remote is None:
+            return list(self.stations.values())
+        return [s for s in self.stations.values() if s.region == (remote.region or self.region)]
 
     async def close(self) -> None:
         for station in self.stations.values():

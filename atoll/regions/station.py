@@ -70,7 +70,9 @@ class Station:
         self.url = f"{'https' if tls else 'http'}://{host}:{bound}"
 
     def endpoint(self, card_id: str) -> Endpoint:
-        return Endpoint(f"{card_id}@{self.region}", f"{self.url}/m/{card_id}", self.region, self.token, station=True)
+        digest = self.site.seat(card_id).card.digest
+        url = f"{self.url}/m/{card_id}"
+        return Endpoint(f"{card_id}@{self.region}", url, self.region, self.token, station=True, digest=digest)
 
     async def kill(self) -> None:
         """Stop listening and drop every connection, as a dead machine does."""
@@ -130,15 +132,15 @@ class Station:
         card = asked.seat.card.id
         limit = self.slots if asked.seat.runner else 0
         queue = self.queues.setdefault(card, Queue(f"'{card}' in {self.region}", limit))
+        if asked.seat.runner is not None and asked.path == COUNT:
+            counted = await asked.seat.runner.count(orjson.loads(body), self._post(card))
+            await _reply(line, 200, {"input_tokens": counted})
+            return
         turn = queue.enter(asked.ticket)
         try:
             if asked.seat.runner is None:
                 await turn
                 await self._pass(asked, body, line)
-            elif asked.path == COUNT:
-                await turn
-                counted = await asked.seat.runner.count(orjson.loads(body), self._post(card))
-                await _reply(line, 200, {"input_tokens": counted})
             else:
                 await self._stream(self._chunks(asked, orjson.loads(body), turn), line)
         finally:
