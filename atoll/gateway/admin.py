@@ -20,9 +20,9 @@ from atoll import __version__
 from atoll.core.errors import AtollError, Conflict, InvalidRequest, NotFound
 from atoll.core.meter import dollars
 from atoll.core.ports import Keys, Library
-from atoll.core.types import Entry, Key, Limits
+from atoll.core.types import Entry, Key, Limits, Policy
 from atoll.gateway.accounts import digest
-from atoll.gateway.admin_schemas import KeyChange, NewKey, NewModel, TierChange
+from atoll.gateway.admin_schemas import KeyChange, NewKey, NewModel, PolicyBody, TierChange
 from atoll.gateway.asgi import Gateway, require_admin
 from atoll.gateway.errors import error_body, invalid
 from atoll.gateway.http import parse_json
@@ -143,6 +143,7 @@ class Admin:
         self.caller(request, admin=True)
         wanted = await parse(request, NewKey)
         key, secret = new_key(wanted.name, wanted.role, wanted.limits.limits(), wanted.expires_in_s)
+        key = replace(key, policy=self._policy(wanted, key.policy))
         await self.keys.add(key)
         self.gateway.exchange.accounts.put(key)
         return reply({**render_key(key, 0), "secret": secret}, 201)
@@ -151,8 +152,7 @@ class Admin:
         self.caller(request, admin=True)
         change = await parse(request, KeyChange)
         key = self._key(request.path_params["id"])
-        if change.name:
-            key = replace(key, name=change.name)
+        key = replace(key, name=change.name or key.name, policy=self._policy(change, key.policy))
         if change.limits is not None:
             given = change.limits.model_fields_set
             wanted = change.limits.limits()
@@ -165,6 +165,9 @@ class Admin:
         if key.id == caller.id:
             raise Conflict("a key cannot revoke itself; use another admin key or the command line")
         return reply(await self._put(replace(key, revoked_at=key.revoked_at or time.time())))
+
+    def _policy(self, wanted: PolicyBody, old: Policy) -> Policy:
+        return wanted.over(old)
 
     def _key(self, key_id: str) -> Key:
         for key in self.gateway.exchange.accounts.everyone():

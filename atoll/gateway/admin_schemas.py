@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from atoll.core.types import NANO, Limits
+from atoll.core.places import Residency, Unavailable
+from atoll.core.types import NANO, Grade, Limits, Mismatch, Policy
+
+Place = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class LimitsBody(BaseModel):
@@ -20,16 +24,43 @@ class LimitsBody(BaseModel):
         return Limits(self.requests_per_minute, self.tokens_per_minute, budget)
 
 
-class NewKey(BaseModel):
+class ResidencyBody(BaseModel):
+    """Region ids, zone sets or jurisdictions; an empty list means anywhere."""
+
     model_config = ConfigDict(extra="forbid")
+    process_in: list[Place] = Field([], max_length=100)
+    store_in: list[Place] = Field([], max_length=100)
+    on_unavailable: Unavailable = "reject"
+
+    def over(self, old: Residency) -> Residency:
+        """`old` with the fields that were given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return replace(old, **{n: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for n, v in given.items()})
+
+
+class PolicyBody(BaseModel):
+    """How the key's requests are treated. What is not given stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+    residency: ResidencyBody = ResidencyBody()
+    recovery: Grade = "exact"
+    on_mismatch: Mismatch = "fail"
+    priority: int = Field(5, ge=0, le=9)
+
+    def over(self, old: Policy) -> Policy:
+        given = self.model_fields_set & {"recovery", "on_mismatch", "priority"}
+        residency = self.residency.over(old.residency)
+        return replace(old, residency=residency, **{name: getattr(self, name) for name in given})
+
+
+class NewKey(PolicyBody):
     name: str = Field(min_length=1, max_length=100)
     role: Literal["admin", "user"] = "user"
     limits: LimitsBody = LimitsBody()
     expires_in_s: float | None = Field(None, gt=0, le=10 * 366 * 86400, allow_inf_nan=False)
 
 
-class KeyChange(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class KeyChange(PolicyBody):
     name: str | None = Field(None, min_length=1, max_length=100)
     limits: LimitsBody | None = None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from atoll.core.cards import Card
 from atoll.core.meter import dollars
-from atoll.core.types import Entry, Key
+from atoll.core.types import Entry, Key, Policy
 
 
 def render_key(key: Key, spent: int) -> dict[str, Any]:
@@ -22,10 +22,26 @@ def render_key(key: Key, spent: int) -> dict[str, Any]:
             "tokens_per_minute": limits.tokens_per_minute,
             "budget_per_month": None if budget is None else dollars(budget),
         },
+        **render_policy(key.policy),
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
         "spent_this_month": dollars(spent),
+    }
+
+
+def render_policy(policy: Policy) -> dict[str, Any]:
+    """The fields of `policy` as a key shows and takes them."""
+    residency = policy.residency
+    return {
+        "residency": {
+            "process_in": list(residency.process_in),
+            "store_in": list(residency.store_in),
+            "on_unavailable": residency.on_unavailable,
+        },
+        "recovery": policy.recovery,
+        "on_mismatch": policy.on_mismatch,
+        "priority": policy.priority,
     }
 
 
@@ -46,6 +62,10 @@ def render_entry(entry: Entry) -> dict[str, Any]:
         "first_token_ms": entry.first_token_ms,
         "duration_ms": entry.duration_ms,
         "error": entry.error,
+        "path": entry.path,
+        "stored_in": entry.stored_in,
+        "rule": entry.rule,
+        "grade": entry.grade,
     }
 
 

@@ -10,9 +10,11 @@ from atoll.core.errors import AtollError
 
 
 class Backend(Protocol):
-    """One database: connections to it, the claim that makes this process its only writer, its error messages."""
+    """One database: connections to it, the claim that lets this process write, its error messages. `gateway` is the
+    identity under which it writes, new with every start."""
 
     engine: Engine
+    gateway: str
     placeholder: str
 
     def claim(self, connection: Connection) -> None:

@@ -108,7 +108,7 @@ class Statements:
         self._texts: dict[tuple[str, int], str] = {}
 
     def write(self, batch: Batch, connection: Connection) -> None:
-        rows = [schema.to_row(entry) for entry in batch.values()]
+        rows = [schema.to_row(entry, self._backend.gateway) for entry in batch.values()]
         cursor = self._backend.driver(connection).cursor()
         change: Counter[tuple[str, int]] = Counter()
         for row in rows:
@@ -120,7 +120,7 @@ class Statements:
                 change[key_id, month] -= nano
         for part in _powers_of_two(rows):
             cursor.execute(self._text("upsert", len(part)), [value for row in part for value in row])
-        for part in _powers_of_two([(*where, nano) for where, nano in change.items() if nano]):
+        for part in _powers_of_two([(*where, nano) for where, nano in sorted(change.items()) if nano]):
             cursor.execute(self._text("spend", len(part)), [value for row in part for value in row])
         cursor.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from typing import Any
 
@@ -33,6 +34,7 @@ class PostgresBackend:
             import psycopg  # noqa: F401
         except ImportError:
             raise SetupError("PostgreSQL needs its driver: pip install 'atoll[postgres]'") from None
+        self.gateway = secrets.token_hex(8)
         self.place = url.render_as_string(hide_password=True)
         self.engine = create_engine(
             url.set(drivername="postgresql+psycopg"),

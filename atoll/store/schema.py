@@ -9,10 +9,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Row, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Row, Table, Text, text
 
+from atoll.core.errors import SetupError
 from atoll.core.types import Entry, Key, Limits, Usage
 from atoll.store.months import period, settled_at
+from atoll.store.policies import policy_text, read_policy
 
 LARGEST = 1 << 53
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -38,6 +40,11 @@ entries = Table(
     Column("first_token_ms", Double),
     Column("duration_ms", Double),
     Column("error", Text),
+    Column("path", Text, nullable=False, server_default=text("''")),
+    Column("stored_in", Text, nullable=False, server_default=text("''")),
+    Column("rule", Text, nullable=False, server_default=text("''")),
+    Column("grade", Text, nullable=False, server_default=text("''")),
+    Column("gateway", Text, nullable=False, server_default=text("''")),
     sqlite_with_rowid=False,
 )
 Index("entries_created_at", entries.c.created_at, entries.c.id)
@@ -71,6 +78,23 @@ keys = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
+    Column("policy", Text, nullable=False, server_default="{}"),
+)
+
+gateways = Table(
+    "gateways",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("started", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+)
+
+places = Table(
+    "places",
+    metadata,
+    Column("region_id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("at", Double, nullable=False),
 )
 
 responses = Table(
@@ -84,8 +108,8 @@ responses = Table(
 Index("responses_expires_at", responses.c.expires_at)
 
 
-def to_row(entry: Entry) -> tuple[Any, ...]:
-    """Values in the order of the columns of `entries`."""
+def to_row(entry: Entry, gateway: str) -> tuple[Any, ...]:
+    """Values in the order of the columns of `entries`. `gateway` answers the request, or answered it."""
     usage = entry.usage
     return (
         entry.id,
@@ -104,12 +128,17 @@ def to_row(entry: Entry) -> tuple[Any, ...]:
         entry.first_token_ms,
         entry.duration_ms,
         entry.error,
+        entry.path,
+        entry.stored_in,
+        entry.rule,
+        entry.grade,
+        gateway,
     )
 
 
 def storable(entry: Entry) -> Entry:
     """The entry with what no database holds replaced: NUL and lone surrogates in texts, numbers beyond 2**53."""
-    texts = ("id", "key_id", "model", "region", "route", "error")
+    texts = ("id", "key_id", "model", "region", "route", "error", "path", "stored_in", "rule", "grade")
     clean = {n: UNSTORABLE.sub("\ufffd", value) for n in texts if (value := getattr(entry, n)) is not None}
     usage = Usage(*(_within(n) for n in (entry.usage.input, entry.usage.output, entry.usage.cached)))
     http_status = max(0, min(entry.http_status, 999))
@@ -121,16 +150,21 @@ def _within(number: int) -> int:
 
 
 def to_entry(row: Row) -> Entry:
-    (id, key_id, model, region, route, created_at, status, _, input, output, cached, *rest) = row
+    (id, key_id, model, region, route, created_at, status, _, input, output, cached, *rest, _) = row
     return Entry(id, key_id, model, region, route, created_at, status, Usage(input, output, cached), *rest)
 
 
 def key_values(key: Key) -> dict[str, Any]:
     names = ("id", "name", "role", "digest", "hint", "created_at", "expires_at", "revoked_at")
     limits = ("requests_per_minute", "tokens_per_minute", "budget_per_month")
-    return {n: getattr(key, n) for n in names} | {n: getattr(key.limits, n) for n in limits}
+    columns = {n: getattr(key, n) for n in names} | {n: getattr(key.limits, n) for n in limits}
+    return columns | {"policy": policy_text(key.policy)}
 
 
 def to_key(row: Row) -> Key:
-    id, name, role, digest, hint, rpm, tpm, budget, *times = row
-    return Key(id, name, role, digest, hint, Limits(rpm, tpm, budget), *times)
+    """Raises SetupError when the policy cannot be read: a key must not lose its rules."""
+    id, name, role, digest, hint, rpm, tpm, budget, *times, policy = row
+    try:
+        return Key(id, name, role, digest, hint, Limits(rpm, tpm, budget), *times, read_policy(policy))
+    except ValueError as error:
+        raise SetupError(f"the policy of key '{id}' in the database cannot be read: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import sqlite3
 from pathlib import Path
 from typing import IO, Any
@@ -49,6 +50,7 @@ class SqliteBackend:
     def __init__(self, url: URL):
         if not url.database or url.database == ":memory:":
             raise SetupError("a sqlite URL needs a file: sqlite:////path/atoll.db (memory:// keeps nothing)")
+        self.gateway = secrets.token_hex(8)
         self.path = Path(url.database).absolute()
         self._lock: IO[str] | None = None
         self._require_directory()

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from atoll.core.errors import Conflict, NotFound
-from atoll.core.types import Key, Limits
+from atoll.core.places import Residency
+from atoll.core.types import Key, Limits, Policy
 from atoll.store import Store
 
-KEY = Key("k1", "laptop", "admin", "ab" * 32, "…f3a9", Limits(10, 2000, 5_000_000_000), 100.5, 200.25, None)
+POLICY = Policy(Residency(("eu", "us-east-1"), ("eu",), "queue"), "hot", "restart", 9)
+KEY = Key("k1", "laptop", "admin", "ab" * 32, "…f3a9", Limits(10, 2000, 5_000_000_000), 100.5, 200.25, None, POLICY)
 PLAIN = Key("k2", "reader", "user", "cd" * 32, "…0001", created_at=50.0)
 
 
@@ -35,7 +37,7 @@ async def test_an_id_or_a_secret_is_taken_once(store: Store):
 async def test_replace_changes_one_key(store: Store):
     await store.keys.add(KEY)
     await store.keys.add(PLAIN)
-    revoked = replace(KEY, revoked_at=150.0, limits=Limits())
+    revoked = replace(KEY, revoked_at=150.0, limits=Limits(), policy=Policy(priority=0))
     await store.keys.replace(revoked)
     assert await store.keys.all() == [PLAIN, revoked]
     with pytest.raises(NotFound, match="k9"):

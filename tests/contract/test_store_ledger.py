@@ -35,8 +35,10 @@ async def record_all(store: Store, *entries: Entry) -> None:
 
 async def test_an_entry_comes_back_as_it_was_recorded(store: Store):
     failed = replace(DONE, id="req-2", status="failed", error="the engine died: «\u2028»", created_at=NOW + 0.125)
-    await record_all(store, DONE, failed)
-    assert await store.ledger.entries() == [failed, DONE]
+    moved = replace(DONE, id="req-3", created_at=NOW + 1, path="eu-central-1:120 eu-west-1:80", grade="exact")
+    moved = replace(moved, stored_in="eu-west-1", rule="process in eu; store in eu; reject")
+    await record_all(store, DONE, failed, moved)
+    assert await store.ledger.entries() == [moved, failed, DONE]
 
 
 async def test_the_last_record_of_an_id_wins_flushed_or_not(store: Store):
@@ -147,7 +149,7 @@ async def test_a_cancelled_waiter_leaves_the_others_alone(store: Store):
 
 
 async def test_values_no_database_holds_do_not_stop_the_ledger(store: Store):
-    odd = replace(DONE, id="odd", error="a\x00b\ud800", usage=Usage(1 << 70, 1, 0))
+    odd = replace(DONE, id="odd", error="a\x00b\ud800", path="\x00", usage=Usage(1 << 70, 1, 0))
     await record_all(store, odd, DONE)
     by_id = {e.id: e for e in await store.ledger.entries()}
     assert by_id.keys() == {"odd", "req-1"}
