@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from atoll.core.errors import SetupError
@@ -136,6 +136,25 @@ def parse_card(data: Mapping[str, Any], source: str) -> Card:
     if card.engine == "remote" and card.remote is None:
         raise SetupError(f"{source}: engine 'remote' needs a [remote] table with url and model")
     return card
+
+
+def card_table(value: Any) -> dict[str, Any]:
+    """The table from which `parse_card` makes an equal card: what has its default is left out, prices are in dollars
+    per million units."""
+    if isinstance(value, Price):
+        return {f.name: getattr(value, f.name) / 1000 for f in fields(value)}
+    table = {}
+    for f in fields(value):
+        item = getattr(value, f.name)
+        if item != (f.default if f.default_factory is MISSING else f.default_factory()):
+            table[f.name] = _plain(item)
+    return table
+
+
+def _plain(item: Any) -> Any:
+    if is_dataclass(item):
+        return card_table(item)
+    return [_plain(each) for each in item] if isinstance(item, tuple) else item
 
 
 def _price(table: Mapping[str, Any], source: str) -> Price:

@@ -6,13 +6,11 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from atoll.core.cards import Card, parse_card
+from atoll.core.cards import Card, card_table, parse_card
 from atoll.core.errors import SetupError
-from atoll.core.types import Price
 
 EMBEDDED = Path(__file__).parent / "cards"
 CATALOGUE = EMBEDDED / "hub"
@@ -41,7 +39,7 @@ def read_cards(folder: Path) -> dict[str, Card]:
 def card_text(card: Card) -> str:
     """The TOML file from which `read_card` reads an equal card; what has its default is left out."""
     scalars, tables = [], []
-    for name, value in _given(card).items():
+    for name, value in card_table(card).items():
         if isinstance(value, Mapping):
             tables.append("\n".join([f"\n[{name}]", *(f"{k} = {_toml(v)}" for k, v in value.items())]))
         else:
@@ -62,24 +60,11 @@ def write_whole(path: Path, text: str) -> None:
         raise SetupError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _given(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults; prices in dollars per million."""
-    if isinstance(value, Price):
-        return {f.name: getattr(value, f.name) / 1000 for f in fields(value)}
-    table = {}
-    for field in fields(value):
-        item = getattr(value, field.name)
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        if item != default:
-            table[field.name] = _given(item) if is_dataclass(item) else item
-    return table
-
-
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(_given(v) if is_dataclass(v) else v) for v in value) + "]"
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

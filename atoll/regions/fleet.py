@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded
-from atoll.core.health import Health, observe
-from atoll.core.route import Candidate, route
+from atoll.core.prefix import Memory
+from atoll.core.route import OBJECTIVES, Request, route
 from atoll.core.types import Endpoint
+from atoll.core.view import Spot, Ticket, View
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
 
 ATTEMPTS = 3
@@ -28,24 +31,19 @@ class Member:
 
     endpoint: Endpoint
     pool: Pool
-    limit: int = 0
-    outstanding: int = 0
-    health: Health = field(default_factory=Health)
-
-    def candidate(self) -> Candidate:
-        return Candidate(self.endpoint, self.outstanding, self.limit, self.health)
+    spot: Spot
 
 
 class Answer:
-    """`core.ports.Reply` over one connection; keeps its member's books."""
+    """`core.ports.Reply` over one connection; keeps the view's books."""
 
-    __slots__ = ("_connection", "_member", "endpoint", "headers", "status")
+    __slots__ = ("_connection", "_ticket", "_view", "endpoint", "headers", "status")
 
-    def __init__(self, member: Member, connection: Connection) -> None:
+    def __init__(self, member: Member, connection: Connection, view: View, ticket: Ticket) -> None:
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
         self.endpoint = member.endpoint
-        self._member = member
+        self._view, self._ticket = view, ticket
         self._connection: Connection | None = connection
 
     async def read(self) -> bytes:
@@ -64,7 +62,7 @@ class Answer:
             return await reading
         except AtollError:
             if self._connection is not None:
-                self._member.health = observe(self._member.health, False, time.time())
+                self._view.finish(self._ticket, time.time(), ok=False)
                 self.close()
             raise
 
@@ -72,7 +70,7 @@ class Answer:
         if self._connection is not None:
             self._connection.release()
             self._connection = None
-            self._member.outstanding -= 1
+            self._view.finish(self._ticket, time.time())
 
 
 class Fleet:
@@ -80,9 +78,11 @@ class Fleet:
 
     def __init__(self, timeouts: Timeouts | None = None, patience: float = 20.0) -> None:
         self.timeouts = timeouts or Timeouts()
+        self.chance = random.Random()
         self.patience = patience
         self.tiers: dict[str, str] = {}
         self._cards: dict[str, Card] = {}
+        self.view, self.memory = View(), Memory()
         self._members: dict[str, list[Member]] = {}
         self._failed: dict[str, str] = {}
         self._changed = asyncio.Event()
@@ -107,24 +107,31 @@ class Fleet:
     async def retire(self, card_id: str) -> None:
         self._cards.pop(card_id, None)
         members = self._members.pop(card_id, [])
-        while any(m.outstanding for m in members):  # noqa: ASYNC110
+        for member in members:
+            self.view.leave(card_id, member.endpoint.name)
+        while any(m.spot.outstanding for m in members):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         for member in members:
             await member.pool.close()
 
-    def join(self, card_id: str, endpoint: Endpoint, limit: int = 0) -> None:
+    def join(
+        self, card_id: str, endpoint: Endpoint, limit: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Put an endpoint into service; one of the same name is replaced (an engine restarted elsewhere). A station
         that streams says at least twice a second that it lives, so its silence is soon taken for death."""
         members = [m for m in self._members[card_id] if m.endpoint.name != endpoint.name]
         lively = endpoint.station and self._cards[card_id].resumes
-        pool = Pool(endpoint, LIVELY if lively else self.timeouts)
-        self._members[card_id] = [*members, Member(endpoint, pool, limit)]
+        pool = Pool(endpoint, LIVELY if lively else self.timeouts, tls)
+        spot = Spot(endpoint.name, endpoint.region, limit=limit, digest=endpoint.digest)
+        self._members[card_id] = [*members, Member(endpoint, pool, spot)]
+        self.view.join(card_id, spot)
         self._failed.pop(card_id, None)
         self._wake()
 
     def leave(self, card_id: str, name: str) -> None:
         """Take an endpoint out of service; requests under way on it go on."""
         self._members[card_id] = [m for m in self._members.get(card_id, []) if m.endpoint.name != name]
+        self.view.leave(card_id, name)
 
     def fail(self, card_id: str, reason: str) -> None:
         """While this model has no endpoint, refuse its requests with `reason` instead of letting them wait."""
@@ -136,8 +143,8 @@ class Fleet:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def members(self, card_id: str) -> list[Candidate]:
-        return [m.candidate() for m in self._members.get(card_id, [])]
+    def members(self, card_id: str) -> list[Spot]:
+        return [m.spot for m in self._members.get(card_id, [])]
 
     async def open(self, card: Card, path: str, body: bytes, content_type: str = "application/json") -> Answer:
         """Send to the best endpoint; before the first byte of an answer, failures move on to the next one.
@@ -151,14 +158,15 @@ class Fleet:
             members = {m.endpoint.name: m for m in self._members.get(card.id, ())}
             if not members and card.id in self._failed:
                 raise EngineFailed(self._failed[card.id])
-            decision = route([m.candidate() for m in members.values()], time.time())
-            for endpoint in decision.order:
+            request = Request("", card.id, modalities=frozenset())
+            decision = route(request, self.view, self.memory, OBJECTIVES["fastest"], self.chance, time.time())
+            for name in decision.order:
                 try:
-                    return await self._attempt(members[endpoint.name], path, body, content_type)
+                    return await self._attempt(card.id, members[name], path, body, content_type)
                 except (EngineFailed, DeadlineExceeded) as error:
                     failure = error
                     attempts -= error.code != UNREACHABLE
-            if members and all(r.startswith("full") for r in decision.reasons.values()) and not decision.order:
+            if decision.lost and all(why.startswith("full") for _, _, why in decision.lost) and not decision.order:
                 raise Overloaded(f"'{card.id}' is at its limit of waiting requests", retry_after=1.0)
             left = deadline - time.monotonic()
             if left <= 0 or attempts <= 0 or isinstance(failure, DeadlineExceeded):
@@ -169,20 +177,19 @@ class Fleet:
             except TimeoutError:
                 continue
 
-    async def _attempt(self, member: Member, path: str, body: bytes, content_type: str) -> Answer:
-        member.outstanding += 1
+    async def _attempt(self, card_id: str, member: Member, path: str, body: bytes, content_type: str) -> Answer:
+        ticket = self.view.begin(card_id, member.spot, 0, time.time())
         try:
             connection = await member.pool.request(path, body, content_type)
         except AtollError:
-            member.outstanding -= 1
-            member.health = observe(member.health, False, time.time())
+            self.view.finish(ticket, time.time(), ok=False)
             raise
         except asyncio.CancelledError:
-            member.outstanding -= 1
+            self.view.finish(ticket, time.time())
             raise
         if connection.status < 500:
-            member.health = observe(member.health, True, time.time())
-        return Answer(member, connection)
+            self.view.judge(ticket, True, time.time())
+        return Answer(member, connection, self.view, ticket)
 
     async def close(self) -> None:
         for members in self._members.values():

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from atoll.core.cards import Card, Weights, card_table
 from atoll.core.errors import AtollError, EngineFailed, Forbidden, NotFound, to_wire
 from atoll.core.types import Endpoint
 from atoll.regions.faults import Faults, Line
@@ -111,6 +112,9 @@ class Station:
             if scope["path"] == "/load":
                 await _reply(line, 200, self.load())
                 return
+            if scope["path"] == "/cards":
+                await _reply(line, 200, {name: _told(seat.card) for name, seat in self.site.seats.items()})
+                return
             asked = self._asked(scope, headers)
             body = await _body(receive)
             await _while_connected(receive, self._admit(asked, body, line))
@@ -198,6 +202,12 @@ class Station:
 
     async def close(self) -> None:
         await self.kill()
+
+
+def _told(card: Card) -> dict[str, Any]:
+    """A card for the gateway: what the model can do, not where its weights or its server are."""
+    remote = replace(card.remote, url="here", key_env="") if card.remote else None
+    return {"card": card_table(replace(card, weights=Weights(), remote=remote)), "digest": card.digest}
 
 
 async def _body(receive: Any) -> bytes:

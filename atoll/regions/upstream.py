@@ -205,7 +205,9 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Connections to one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, timeouts: Timeouts | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.timeouts = timeouts or Timeouts()
         self.loop = asyncio.get_running_loop()
@@ -213,7 +215,7 @@ class Pool:
         if url.scheme not in {"http", "https"} or not url.hostname:
             raise EngineFailed(f"endpoint '{endpoint.name}': '{endpoint.url}' is not an http(s) URL")
         self._address = (url.hostname, url.port or (443 if url.scheme == "https" else 80))
-        self._tls = ssl.create_default_context() if url.scheme == "https" else None
+        self._tls = (tls or ssl.create_default_context()) if url.scheme == "https" else None
         self._prefix = url.path.rstrip("/")
         self._host = url.netloc.rpartition("@")[2]
         self._auth = f"Authorization: Bearer {endpoint.token}\r\n" if endpoint.token else ""
@@ -244,7 +246,7 @@ class Pool:
                 raise
 
     def watch(self) -> None:
-        """Look for silent requests every `SWEEP` seconds, as long as there are connections: cheaper than a timer each."""
+        """Look for silent requests every `SWEEP` seconds while there are connections: cheaper than a timer each."""
         if self._sweeper is None:
             self._due = self.loop.time() + SWEEP
             self._sweeper = self.loop.call_at(self._due, self._sweep)

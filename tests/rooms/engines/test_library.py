@@ -26,6 +26,8 @@ from atoll.engines.library import Library, Place
 from atoll.engines.llamacpp import memory
 from atoll.engines.weights import fetch
 from atoll.regions.fleet import Fleet
+from atoll.regions.home import Home
+from atoll.regions.site import Site
 
 REPO = "owner/tiny-GGUF"
 
@@ -51,10 +53,13 @@ async def library(tmp_path: Path, hub: HubServer) -> AsyncIterator[Library]:
     place = Place(tmp_path, tmp_path / "weights", "here", 1, 0, 2, {**os.environ, "FAR_KEY": "sk-far"}, hub.url)
     place.cards.mkdir()
     fleet = Fleet()
-    library = Library(place, fleet)
+    home = Home(fleet, Site(), "here", 1)
+    await home.open(["here"])
+    library = Library(place, home)
     fleet.tiers.update({"max": "smollm2-135m", "omni": "omni-cascade"})
     yield library
     await library.stop()
+    await home.close()
     await fleet.close()
 
 
@@ -64,7 +69,7 @@ def added(library: Library) -> list[str]:
 
 async def ask(library: Library, card: Card) -> bytes:
     body = b'{"model":"m","stream":true,"max_tokens":3,"messages":[{"role":"user","content":"hi"}]}'
-    reply = await library.roster.open(card, "/v1/chat/completions", body)
+    reply = await library.roster.fleet.open(card, "/v1/chat/completions", body)
     assert reply.status == 200
     text = b""
     while piece := await reply.read():
@@ -96,11 +101,11 @@ async def test_a_file_is_added_answers_and_is_removed(library: Library, smollm2:
 async def test_removing_lets_the_request_under_way_finish(library: Library, smollm2: Path) -> None:
     card = await library.add({"source": str(smollm2), "id": "mine", "context": 512}, nothing)
     body = b'{"model":"m","stream":true,"max_tokens":100,"messages":[{"role":"user","content":"Tell a story"}]}'
-    reply = await library.roster.open(card, "/v1/chat/completions", body)
+    reply = await library.roster.fleet.open(card, "/v1/chat/completions", body)
     text = await reply.read()
     await library.remove("mine")
     with pytest.raises(NotFound):
-        library.roster.resolve("mine")
+        library.roster.fleet.resolve("mine")
     while piece := await reply.read():
         text += piece
     assert b"[DONE]" in text
