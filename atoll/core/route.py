@@ -1,41 +1,291 @@
-"""Which endpoint serves a request, and why the others do not."""
+"""Which endpoint serves a request, and why the others do not.
+
+    score = rtt + wait + prefill of the uncached part                   seconds to the first token
+          + seconds_per_dollar x price + seconds_per_gram x carbon + seconds_per_load x load / slots
+
+after hard filters: region live and allowed, model, modalities, context, weights, health, limit. The lowest score wins;
+ties go to the endpoint that joined first.
+
+Prefix affinity is bounded as in consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): that an
+endpoint holds a prefix counts only while, with this request, it has at most ceil(c x its fair share) of the load of the
+live, allowed endpoints (share by slots; c = 1.25). Beyond, it is scored as if it held nothing, the request goes
+elsewhere, and the memory learns of a second holder: a hot prefix spreads instead of drawing everyone to one place.
+
+Two levels keep it fast: each shelf of the view (the like endpoints of one region) nominates its least loaded one, the
+memory adds up to four holders of the longest known prefixes, and only these are scored: some 30 of 1,856. It is plain
+Python: numpy costs more per call than a loop this short, and the common case, one endpoint, must be cheap.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from atoll.core.health import Health
-from atoll.core.types import Endpoint
+from atoll.core.prefix import OFFSETS, Memory
+from atoll.core.types import NANO
+from atoll.core.view import Group, Shelf, Spot, View
+
+ORDER = 8
+JOULES_PER_KWH = 3.6e6
+BYTES_PER_TOKEN = 4
+
+Scored = tuple[float, int, Spot, int, float, float, float, float, float, float]
+Lost = tuple[str, str, str]
+
+
+class Rng(Protocol):
+    def random(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What routing must know. `prompt` tokens (an estimate) of `prompt_bytes` bytes, `output` tokens at most, `blocks`
+    as `core.prefix.blocks` gives them. `rtts`: seconds by region from where the client is, in place of the gateway's.
+    `allowed` region ids, None for all: residency, resolved. `excluded`: endpoints or regions not to use (they failed).
+    `digest`: only endpoints with these weights, for a stream that is to go on exactly."""
+
+    id: str
+    model: str
+    key: str = ""
+    modalities: frozenset[str] = frozenset({"text"})
+    prompt: int = 0
+    output: int = 0
+    prompt_bytes: int = 0
+    blocks: tuple[int, ...] = ()
+    rtts: Mapping[str, float] | None = None
+    allowed: frozenset[str] | None = None
+    excluded: frozenset[str] = frozenset()
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a dollar, a gram of CO2 and a full set of slots are worth, in seconds of waiting. `bound` is the c of the
+    load bound."""
+
+    name: str
+    seconds_per_dollar: float = 0.0
+    seconds_per_gram: float = 0.0
+    seconds_per_load: float = 0.0
+    bound: float = 1.25
+
+
+OBJECTIVES: dict[str, Objective] = {
+    o.name: o
+    for o in (
+        Objective("fastest"),
+        Objective("balanced", seconds_per_dollar=200.0, seconds_per_gram=0.5, seconds_per_load=0.05),
+        Objective("cheapest", seconds_per_dollar=1e6),
+        Objective("greenest", seconds_per_gram=1e4),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is known about an endpoint now. `limit` outstanding requests at most; 0 means no limit."""
+    """One endpoint in an explanation. `parts` add up to `score` (seconds); one left out has only its `reason`."""
 
-    endpoint: Endpoint
-    outstanding: int = 0
-    limit: int = 0
-    health: Health = Health()
+    name: str
+    region: str
+    reason: str
+    score: float | None = None
+    cached: int = 0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Endpoints to try, best first, and the reason each of the rest was left out, by name."""
+    """Endpoints to try, best first, at most eight. `ranked` and `lost` keep what was weighed and what was left out;
+    they are put into words only when asked. `remember` goes to `Memory.apply` once the request is on its way."""
 
-    order: tuple[Endpoint, ...]
-    reasons: dict[str, str]
+    policy: str
+    model: str
+    order: tuple[str, ...]
+    remember: tuple[int, ...]
+    ranked: list[Scored]
+    lost: list[Lost]
+
+    @property
+    def chosen(self) -> str | None:
+        return self.order[0] if self.order else None
+
+    @property
+    def region(self) -> str | None:
+        return self.ranked[0][2].region if self.order else None
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that the chosen endpoint is expected to hold already."""
+        return self.ranked[0][3] if self.order else 0
+
+    @property
+    def reason(self) -> str:
+        """One line: why the chosen one won, or why there is none."""
+        if not self.order:
+            return "no endpoint: " + ("; ".join(f"{n or r}: {why}" for n, r, why in self.lost[:8]) or "none has joined")
+        won = self.candidates()[0]
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in won.parts.items() if value)
+        return f"{self.policy}: {won.name} is best of {len(self.ranked)} with {won.score:.4g} s ({parts or 'idle'})"
+
+    def candidates(self) -> list[Candidate]:
+        """Everything weighed, best first, then everything left out. A region left out whole is one entry, name `*`."""
+        best = self.ranked[0][0] if self.ranked else 0.0
+        scored = [_told(s, best, first=i == 0) for i, s in enumerate(self.ranked)]
+        return scored + [Candidate(name or "*", region, why) for name, region, why in sorted(self.lost)]
 
 
-def route(candidates: Sequence[Candidate], now: float) -> Decision:
-    """Least outstanding requests first among healthy endpoints with room; ties go to the first listed."""
-    fit, reasons = [], {}
-    for c in candidates:
-        if not c.health.admits(now):
-            reasons[c.endpoint.name] = f"unhealthy: {c.health.failures} failures, next try at {c.health.retry_at:.1f}"
-        elif c.limit and c.outstanding >= c.limit:
-            reasons[c.endpoint.name] = f"full: {c.outstanding} of {c.limit} requests"
+def _told(s: Scored, best: float, first: bool) -> Candidate:
+    score, _, spot, cached, rtt, wait, prefill, price, carbon, load = s
+    parts = {"rtt": rtt, "wait": wait, "prefill": prefill, "price": price, "carbon": carbon, "load": load}
+    reason = "chosen" if first else f"{score - best:.4g} s behind" if score > best else "equal, joined later"
+    return Candidate(spot.name, spot.region, reason, score, cached, parts)
+
+
+def route(
+    request: Request, view: View, memory: Memory, objective: Objective, rng: Rng, now: float
+) -> Decision:  # fmt: skip
+    """The best endpoints for `request` at `now`. Reads only; takes no chance (`rng` is for policies that do)."""
+    group = view.groups.get(request.model)
+    if group is None:
+        return Decision("atoll", request.model, (), (), [], [])
+    ranked: list[Scored] = []
+    lost: list[Lost] = []
+    open_shelves: list[Shelf] = []
+    held = memory.holders(request.blocks) if request.blocks and len(group.spots) > 1 else {}
+    excluded, load, slots = request.excluded, 1, 0
+    for shelf in group.shelves.values():
+        if (why := closed(shelf.head, request)) is not None:  # type: ignore[arg-type]
+            lost.append(("", shelf.place.id, why))
+            continue
+        open_shelves.append(shelf)
+        load += shelf.load
+        slots += shelf.slots
+        spot = shelf.head
+        if (spot.limit and spot.outstanding >= spot.limit) or spot.name in excluded:
+            spot = next(_fit(shelf, request, lost), None)
+        if spot is not None and spot.name not in held:
+            ranked.append(score(spot, 0, request, objective))
+    for spot in group.sick.values():
+        if (why := closed(spot, request) or unfit(spot, request, now)) is not None:
+            lost.append((spot.name, spot.region, why))
+        elif spot.name not in held:
+            ranked.append(score(spot, 0, request, objective))
+    for name, depth in held.items():
+        spot = group.spots.get(name)
+        if spot is None or closed(spot, request) or unfit(spot, request, now):
+            continue
+        bounded = spot.load + 1 <= -(-objective.bound * load * spot.slots // (slots or spot.slots))
+        ranked.append(score(spot, cached_tokens(request, depth) if bounded else 0, request, objective))
+    if len(ranked) < ORDER and len(ranked) + len(lost) < len(group.spots):
+        _fill(ranked, open_shelves, request, objective)
+    ranked.sort()
+    return Decision("atoll", request.model, tuple([s[2].name for s in ranked[:ORDER]]), request.blocks, ranked, lost)
+
+
+def score(spot: Spot, cached: int, request: Request, objective: Objective) -> Scored:
+    """(score, tie-break, spot, cached tokens, rtt, wait, prefill, price, carbon, load); the last six are seconds."""
+    place = spot.place
+    rtts = request.rtts
+    rtt = rtts.get(place.id, place.rtt) if rtts else place.rtt
+    unread = request.prompt - cached
+    prefill = unread * spot.per_token
+    price = carbon = busy = 0.0
+    if objective.seconds_per_dollar:
+        cost = spot.price
+        nanos = unread * cost.input + cached * cost.cached + request.output * cost.output
+        price = objective.seconds_per_dollar * nanos / NANO
+    if objective.seconds_per_gram:
+        kwh = (unread + request.output) * spot.joules / JOULES_PER_KWH
+        carbon = objective.seconds_per_gram * place.carbon * kwh
+    if objective.seconds_per_load:
+        busy = objective.seconds_per_load * spot.load / spot.slots
+    wait = spot.wait
+    total = rtt + wait + prefill + price + carbon + busy
+    return (total, spot.seq, spot, cached, rtt, wait, prefill, price, carbon, busy)
+
+
+def cached_tokens(request: Request, depth: int) -> int:
+    """Prompt tokens within the first `depth` blocks; the last token is never cached, as its logits are needed."""
+    size = request.prompt_bytes or BYTES_PER_TOKEN * request.prompt
+    return max(0, min(request.prompt - 1, request.prompt * OFFSETS[depth - 1] // size)) if size else 0
+
+
+def closed(spot: Spot, request: Request) -> str | None:
+    """Why this endpoint and all on its shelf cannot take the request; None if they can."""
+    place = spot.place
+    if place.status != "live":
+        return f"region is {place.status}"
+    if request.allowed is not None and place.id not in request.allowed:
+        return "residency: region not allowed"
+    if place.id in request.excluded:
+        return "region excluded: it failed this request"
+    if not request.modalities <= spot.modalities:
+        return "cannot take " + ", ".join(sorted(request.modalities - spot.modalities))
+    if spot.context and request.prompt + request.output > spot.context:
+        return f"context of {spot.context} tokens is too short for {request.prompt} + {request.output}"
+    if request.digest and spot.digest != request.digest:
+        return "other weights"
+    return None
+
+
+def unfit(spot: Spot, request: Request, now: float) -> str | None:
+    """Why this very endpoint cannot take the request now. An open circuit lets one attempt through when its time has
+    come, and no second one before the first has told."""
+    if spot.limit and spot.outstanding >= spot.limit:
+        return f"full: {spot.outstanding} of {spot.limit} requests"
+    if spot.name in request.excluded:
+        return "excluded: it failed this request"
+    if spot.health.opened and (now < spot.health.retry_at or spot.outstanding):
+        return f"unhealthy: {spot.health.failures} failures, next try at {spot.health.retry_at:.1f}"
+    return None
+
+
+def _fit(shelf: Shelf, request: Request, lost: list[Lost]) -> Iterator[Spot]:
+    """The endpoints of an open shelf that can take the request, least loaded first; notes those that cannot."""
+    for level in shelf.levels[shelf.low :]:
+        for spot in level.values():
+            if (why := unfit(spot, request, 0.0)) is None:
+                yield spot
+            else:
+                lost.append((spot.name, spot.region, why))
+
+
+def _fill(ranked: list[Scored], shelves: list[Shelf], request: Request, objective: Objective) -> None:
+    """Few regions: each adds as many endpoints as are wanting, so that the order is complete."""
+    known, want = {s[2].name for s in ranked}, ORDER - len(ranked)
+    for shelf in shelves:
+        left = want
+        for spot in _fit(shelf, request, []):
+            if spot.name not in known:
+                ranked.append(score(spot, 0, request, objective))
+                left -= 1
+                if not left:
+                    break
+
+
+def explain(
+    request: Request, view: View, memory: Memory, objective: Objective, rng: Rng, now: float
+) -> tuple[Decision, list[Candidate]]:  # fmt: skip
+    """The decision, and every endpoint of the card with its score or the reason it has none. O(endpoints)."""
+    decision = route(request, view, memory, objective, rng, now)
+    group = view.groups.get(request.model, Group())
+    told = [c for c in decision.candidates() if c.name != "*"]
+    known = {c.name for c in told}
+    best = decision.ranked[0][0] if decision.ranked else 0.0
+    rest: list[Scored] = []
+    for spot in group.spots.values():
+        if spot.name in known:
+            continue
+        if (why := closed(spot, request) or unfit(spot, request, now)) is not None:
+            told.append(Candidate(spot.name, spot.region, why))
         else:
-            fit.append(c)
-    fit.sort(key=lambda c: c.outstanding)
-    return Decision(tuple(c.endpoint for c in fit), reasons)
+            rest.append(score(spot, 0, request, objective))
+    for s in sorted(rest):
+        c = _told(s, best, first=False)
+        told.append(Candidate(c.name, c.region, "not nominated: others of its region have less load", *_numbers(c)))
+    return decision, sorted(told, key=lambda c: (c.reason != "chosen", c.score is None, c.score or 0.0))
+
+
+def _numbers(c: Candidate) -> tuple[float | None, int, Mapping[str, float]]:
+    return c.score, c.cached, c.parts

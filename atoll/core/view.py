@@ -1,0 +1,294 @@
+"""The fleet as routing sees it: regions, endpoints, and what was observed of them.
+
+The driver owns a `View` and changes it only through its methods, each O(log n) or better. Endpoints that are alike
+(same region, limits, price, speed class) share a `Shelf`, where they stand on levels by load, so that the least loaded
+one is at hand when a decision is due. Endpoints with an open circuit stand apart until they may be tried.
+Times are seconds, `now` is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from atoll.core.errors import SetupError
+from atoll.core.health import Health, observe
+from atoll.core.places import RegionStatus
+from atoll.core.types import Price
+
+RING_POINTS = 8
+LEARNING = 0.2
+TYPICAL_TOKENS = 500.0
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A region: `carbon` in g CO2 per kWh, `rtt` in seconds from the gateway."""
+
+    id: str
+    status: RegionStatus = "live"
+    carbon: float = 0.0
+    rtt: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Spot:
+    """An endpoint that serves one card. Only `View` changes it after it joined.
+
+    Given: `limit` outstanding requests at most (0: none), `slots` requests worked on at once, `context` in tokens
+    (0: unknown), `joules` per token read or written. Learned, from a first guess: `base` seconds and `per_token`
+    seconds of prefill, `decode` tokens/s of one stream, `hold` seconds a request keeps its slot, `ttft` mean seconds.
+    Counted: `outstanding` requests sent from here and not finished, `others` sent by others (as the region reports),
+    `queued` that wait there, `backlog` prompt tokens sent and not yet read. `wait` and `load` follow from these.
+    """
+
+    name: str
+    region: str
+    limit: int = 0
+    slots: int = 1
+    context: int = 0
+    modalities: frozenset[str] = frozenset({"text"})
+    price: Price = Price()
+    digest: str = ""
+    joules: float = 1.0
+    base: float = 0.0
+    per_token: float = 0.001
+    decode: float = 50.0
+    hold: float = 1.0
+    ttft: float = 0.0
+    health: Health = Health()
+    outstanding: int = 0
+    others: int = 0
+    queued: int = 0
+    backlog: int = 0
+    wait: float = 0.0
+    load: int = 0
+    seq: int = 0
+    speed: int = 99
+    place: Place = field(default_factory=lambda: Place(""))
+
+    def estimate(self) -> None:
+        """Recompute `load` and `wait`: prompt tokens to be read first, or slots to come free, whichever is longer."""
+        self.load = self.outstanding + self.others
+        over = max(self.queued, self.load + 1 - self.slots)
+        queue = over * self.hold / self.slots if over > 0 else 0.0
+        self.wait = self.base + max(self.backlog * self.per_token, queue)
+
+    def full(self) -> bool:
+        return bool(self.limit) and self.outstanding >= self.limit
+
+    def shelf(self) -> tuple[object, ...]:
+        return (self.region, self.context, self.modalities, self.price, self.digest, self.slots, self.speed)
+
+
+class Shelf:
+    """Endpoints of one region that differ only in load; `levels[load]` holds them in the order they came there."""
+
+    __slots__ = ("head", "levels", "load", "low", "place", "slots", "spots")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.levels: list[dict[str, Spot]] = [{}]
+        self.head: Spot | None = None
+        self.low = self.load = self.slots = self.spots = 0
+
+    def put(self, spot: Spot) -> None:
+        while len(self.levels) <= spot.load:
+            self.levels.append({})
+        self.levels[spot.load][spot.name] = spot
+        self.spots += 1
+        self.load += spot.load
+        self.slots += spot.slots
+        self.low = min(self.low, spot.load)
+        self._settle()
+
+    def take(self, spot: Spot) -> None:
+        del self.levels[spot.load][spot.name]
+        self.spots -= 1
+        self.load -= spot.load
+        self.slots -= spot.slots
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.spots:
+            self.low, self.head = 0, None
+            return
+        while not self.levels[self.low]:
+            self.low += 1
+        self.head = next(iter(self.levels[self.low].values()))
+
+
+class Group:
+    """The endpoints of one card. `sick` have an open circuit; `ring` is for consistent hashing: (point, name)."""
+
+    __slots__ = ("joined", "ring", "shelves", "sick", "spots")
+
+    def __init__(self) -> None:
+        self.spots: dict[str, Spot] = {}
+        self.shelves: dict[tuple[object, ...], Shelf] = {}
+        self.sick: dict[str, Spot] = {}
+        self.ring: list[tuple[int, str]] = []
+        self.joined = 0
+
+    def put(self, spot: Spot) -> None:
+        if spot.health.opened:
+            self.sick[spot.name] = spot
+            return
+        key = spot.shelf()
+        shelf = self.shelves.get(key)
+        if shelf is None:
+            shelf = self.shelves[key] = Shelf(spot.place)
+        shelf.put(spot)
+
+    def take(self, spot: Spot) -> None:
+        if self.sick.pop(spot.name, None) is None:
+            key = spot.shelf()
+            shelf = self.shelves[key]
+            shelf.take(spot)
+            if not shelf.spots:
+                del self.shelves[key]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request on its way: `tokens` of its prompt are to be read, `expected` seconds of waiting before that."""
+
+    group: Group
+    spot: Spot
+    tokens: int
+    began: float
+    expected: float
+    first_at: float | None = None
+    done: bool = False
+
+
+class View:
+    """Regions by id, and groups of endpoints by card id."""
+
+    __slots__ = ("groups", "places")
+
+    def __init__(self) -> None:
+        self.places: dict[str, Place] = {}
+        self.groups: dict[str, Group] = {}
+
+    def region(
+        self, id: str, status: RegionStatus | None = None, carbon: float | None = None, rtt: float | None = None
+    ) -> Place:
+        """Make a region known, or change what is given of it."""
+        place = self.places.setdefault(id, Place(id))
+        place.status = place.status if status is None else status
+        place.carbon = place.carbon if carbon is None else carbon
+        place.rtt = place.rtt if rtt is None else rtt
+        return place
+
+    def join(self, model: str, spot: Spot) -> None:
+        """Put an endpoint into service for a card; one of the same name is replaced."""
+        if spot.slots < 1:
+            raise SetupError(f"endpoint '{spot.name}': slots must be at least 1, not {spot.slots}")
+        self.leave(model, spot.name)
+        group = self.groups.setdefault(model, Group())
+        group.joined += 1
+        spot.seq = spot.seq or group.joined
+        spot.place = self.region(spot.region)
+        spot.speed = _speed(spot)
+        spot.estimate()
+        group.spots[spot.name] = spot
+        for i in range(RING_POINTS):
+            insort(group.ring, (crc32(f"{spot.name}#{i}".encode()), spot.name))
+        group.put(spot)
+
+    def leave(self, model: str, name: str) -> None:
+        """Take an endpoint out of service; tickets for it may still be finished."""
+        group = self.groups.get(model)
+        spot = group.spots.pop(name, None) if group else None
+        if group is None or spot is None:
+            return
+        group.take(spot)
+        for i in range(RING_POINTS):
+            del group.ring[bisect_left(group.ring, (crc32(f"{name}#{i}".encode()), name))]
+
+    def spot(self, model: str, name: str) -> Spot | None:
+        group = self.groups.get(model)
+        return group.spots.get(name) if group else None
+
+    def begin(self, model: str, spot: Spot, tokens: int, now: float) -> Ticket:
+        """A request leaves for an endpoint; `tokens` of its prompt are not known to be cached there."""
+        group = self.groups[model]
+        ticket = Ticket(group, spot, tokens, now, spot.wait - spot.base + spot.place.rtt)
+        _change(group, spot, outstanding=1, backlog=tokens)
+        return ticket
+
+    def first(self, ticket: Ticket, now: float) -> None:
+        """Its first token arrived: learn how long this endpoint takes before it, and what a prompt token costs.
+
+        A normalised least-mean-squares step (Widrow and Hoff 1960) on seconds = base + tokens x per_token."""
+        if ticket.first_at is not None or ticket.done:
+            return
+        spot, seconds = ticket.spot, now - ticket.began
+        ticket.first_at = now
+        spot.ttft = seconds if not spot.ttft else spot.ttft + LEARNING * (seconds - spot.ttft)
+        size = ticket.tokens / TYPICAL_TOKENS
+        missed = seconds - ticket.expected - spot.base - ticket.tokens * spot.per_token
+        step = LEARNING * missed / (1.0 + size * size)
+        spot.base = max(0.0, spot.base + step)
+        spot.per_token = max(1e-6, spot.per_token + step * size / TYPICAL_TOKENS)
+        _change(ticket.group, spot, backlog=-ticket.tokens)
+
+    def finish(self, ticket: Ticket, now: float, output: int = 0, ok: bool | None = None) -> None:
+        """It ended after `output` tokens. `ok` is for its health: None says nothing (the client went away)."""
+        if ticket.done:
+            return
+        ticket.done = True
+        spot = ticket.spot
+        if ticket.first_at is not None and ok:
+            busy = now - ticket.first_at
+            spot.hold += LEARNING * (busy + ticket.tokens * spot.per_token - spot.hold)
+            if output > 1 and busy > 0:
+                spot.decode += LEARNING * ((output - 1) / busy - spot.decode)
+        unread = ticket.tokens if ticket.first_at is None else 0
+        health = None if ok is None else observe(spot.health, ok, now)
+        _change(ticket.group, spot, outstanding=-1, backlog=-unread, health=health)
+
+    def judge(self, ticket: Ticket, ok: bool, now: float) -> None:
+        """What a request under way says of its endpoint's health."""
+        _change(ticket.group, ticket.spot, health=observe(ticket.spot.health, ok, now))
+
+    def health(self, model: str, name: str, health: Health) -> None:
+        """What a probe, or anything else that looked, found."""
+        group = self.groups[model]
+        _change(group, group.spots[name], health=health)
+
+    def report(self, model: str, name: str, running: int, waiting: int) -> None:
+        """What the region says of an endpoint: requests worked on and requests that wait, whoever sent them."""
+        group = self.groups[model]
+        spot = group.spots[name]
+        spot_others = max(0, running + waiting - spot.outstanding)
+        _change(group, spot, others=spot_others - spot.others, queued=waiting - spot.queued)
+
+
+def _change(
+    group: Group, spot: Spot, *, outstanding: int = 0, backlog: int = 0, others: int = 0, queued: int = 0,
+    health: Health | None = None,
+) -> None:  # fmt: skip
+    """Move a spot to where its new counts belong; one that left meanwhile is only counted."""
+    present = group.spots.get(spot.name) is spot
+    if present:
+        group.take(spot)
+    spot.outstanding += outstanding
+    spot.backlog += backlog
+    spot.others += others
+    spot.queued += queued
+    spot.health = spot.health if health is None else health
+    spot.speed = _speed(spot)
+    spot.estimate()
+    if present:
+        group.put(spot)
+
+
+def _speed(spot: Spot) -> int:
+    """The speed class: powers of four of the seconds before the first token of a typical prompt, idle. A spot changes
+    class only well past the border, so noise does not move it to and fro."""
+    exact = math.log(spot.base + TYPICAL_TOKENS * spot.per_token, 4.0)
+    return spot.speed if abs(exact - spot.speed) <= 0.75 else round(exact)
