@@ -19,7 +19,8 @@ Python: numpy costs more per call than a loop this short, and the common case, o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Protocol
 
 from atoll.core.prefix import OFFSETS, Memory
@@ -29,6 +30,7 @@ from atoll.core.view import Group, Shelf, Spot, View
 ORDER = 8
 JOULES_PER_KWH = 3.6e6
 BYTES_PER_TOKEN = 4
+SPILLED = "; holds the prefix, but has more than its share of the load"
 
 Scored = tuple[float, int, Spot, int, float, float, float, float, float, float]
 Lost = tuple[str, str, str]
@@ -97,7 +99,8 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Endpoints to try, best first, at most eight. `ranked` and `lost` keep what was weighed and what was left out;
-    they are put into words only when asked. `remember` goes to `Memory.apply` once the request is on its way."""
+    they are put into words only when asked. `spilled` hold the prefix, but have more than their share of load: it does
+    not count for them. `remember` goes to `Memory.apply` once the request is on its way."""
 
     policy: str
     model: str
@@ -105,6 +108,7 @@ class Decision:
     remember: tuple[int, ...]
     ranked: list[Scored]
     lost: list[Lost]
+    spilled: list[str]
 
     @property
     def chosen(self) -> str | None:
@@ -126,19 +130,20 @@ class Decision:
             return "no endpoint: " + ("; ".join(f"{n or r}: {why}" for n, r, why in self.lost[:8]) or "none has joined")
         won = self.candidates()[0]
         parts = ", ".join(f"{name} {value:.4g}" for name, value in won.parts.items() if value)
-        return f"{self.policy}: {won.name} is best of {len(self.ranked)} with {won.score:.4g} s ({parts or 'idle'})"
+        return f"{self.policy}: {won.name} is best of {len(self.ranked)} with {won.score:.4g} ({parts or 'no parts'})"
 
     def candidates(self) -> list[Candidate]:
         """Everything weighed, best first, then everything left out. A region left out whole is one entry, name `*`."""
         best = self.ranked[0][0] if self.ranked else 0.0
-        scored = [_told(s, best, first=i == 0) for i, s in enumerate(self.ranked)]
+        scored = [_told(s, best, "chosen" if i == 0 else "") for i, s in enumerate(self.ranked)]
+        scored = [replace(c, reason=c.reason + SPILLED) if c.name in self.spilled else c for c in scored]
         return scored + [Candidate(name or "*", region, why) for name, region, why in sorted(self.lost)]
 
 
-def _told(s: Scored, best: float, first: bool) -> Candidate:
+def _told(s: Scored, best: float, reason: str) -> Candidate:
     score, _, spot, cached, rtt, wait, prefill, price, carbon, load = s
     parts = {"rtt": rtt, "wait": wait, "prefill": prefill, "price": price, "carbon": carbon, "load": load}
-    reason = "chosen" if first else f"{score - best:.4g} s behind" if score > best else "equal, joined later"
+    reason = reason or (f"{score - best:.4g} behind" if score > best else "equal, joined later")
     return Candidate(spot.name, spot.region, reason, score, cached, parts)
 
 
@@ -148,24 +153,11 @@ def route(
     """The best endpoints for `request` at `now`. Reads only; takes no chance (`rng` is for policies that do)."""
     group = view.groups.get(request.model)
     if group is None:
-        return Decision("atoll", request.model, (), (), [], [])
-    ranked: list[Scored] = []
+        return Decision("atoll", request.model, (), (), [], [], [])
     lost: list[Lost] = []
-    open_shelves: list[Shelf] = []
     held = memory.holders(request.blocks) if request.blocks and len(group.spots) > 1 else {}
-    excluded, load, slots = request.excluded, 1, 0
-    for shelf in group.shelves.values():
-        if (why := closed(shelf.head, request)) is not None:  # type: ignore[arg-type]
-            lost.append(("", shelf.place.id, why))
-            continue
-        open_shelves.append(shelf)
-        load += shelf.load
-        slots += shelf.slots
-        spot = shelf.head
-        if (spot.limit and spot.outstanding >= spot.limit) or spot.name in excluded:
-            spot = next(_fit(shelf, request, lost), None)
-        if spot is not None and spot.name not in held:
-            ranked.append(score(spot, 0, request, objective))
+    ranked, shelves, load, slots = _nominees(group, held, request, objective, lost)
+    spilled: list[str] = []
     for spot in group.sick.values():
         if (why := closed(spot, request) or unfit(spot, request, now)) is not None:
             lost.append((spot.name, spot.region, why))
@@ -175,12 +167,59 @@ def route(
         spot = group.spots.get(name)
         if spot is None or closed(spot, request) or unfit(spot, request, now):
             continue
-        bounded = spot.load + 1 <= -(-objective.bound * load * spot.slots // (slots or spot.slots))
+        bounded = spot.load + 1 <= ceil(objective.bound * (load + 1) * spot.slots / (slots or spot.slots))
         ranked.append(score(spot, cached_tokens(request, depth) if bounded else 0, request, objective))
+        if not bounded:
+            spilled.append(name)
     if len(ranked) < ORDER and len(ranked) + len(lost) < len(group.spots):
-        _fill(ranked, open_shelves, request, objective)
+        _fill(ranked, shelves, request, objective)
     ranked.sort()
-    return Decision("atoll", request.model, tuple([s[2].name for s in ranked[:ORDER]]), request.blocks, ranked, lost)
+    order = tuple([s[2].name for s in ranked[:ORDER]])
+    return Decision("atoll", request.model, order, request.blocks, ranked, lost, spilled)
+
+
+def _nominees(
+    group: Group, held: Mapping[str, int], request: Request, objective: Objective, lost: list[Lost]
+) -> tuple[list[Scored], list[Shelf], int, int]:
+    """Score the least loaded endpoint of each shelf, but for those in `held`. Returns the scores, the shelves open to
+    the request, and the load and slots on them. `closed`, `unfit` and `score` written out: most of the cost is here."""
+    ranked: list[Scored] = []
+    allowed, excluded, wanted, digest = request.allowed, request.excluded, request.modalities, request.digest
+    prompt, output, rtts = request.prompt, request.output, request.rtts
+    tokens = prompt + output
+    dollars, grams = objective.seconds_per_dollar / NANO, objective.seconds_per_gram * tokens / JOULES_PER_KWH
+    busy, load, slots, shelves = objective.seconds_per_load, 0, 0, []
+    for shelf in group.shelves.values():
+        spot, place = shelf.head, shelf.place
+        region = place.id
+        if (
+            place.status != "live"
+            or (allowed is not None and region not in allowed)
+            or region in excluded
+            or not wanted <= spot.modalities
+            or 0 < spot.context < tokens
+            or (digest and spot.digest != digest)
+        ):
+            lost.append(("", region, closed(spot, request) or ""))
+            continue
+        shelves.append(shelf)
+        load += shelf.load
+        slots += shelf.slots
+        if 0 < spot.limit <= spot.outstanding or spot.name in excluded:
+            found = next(_fit(shelf, request, lost), None)
+            if found is None:
+                continue
+            spot = found
+        if spot.name in held:
+            continue
+        rtt = rtts.get(region, place.rtt) if rtts else place.rtt
+        cost, wait, prefill = spot.price, spot.wait, prompt * spot.per_token
+        price = dollars * (prompt * cost.input + output * cost.output) if dollars else 0.0
+        carbon = grams * place.carbon * spot.joules
+        fill = busy * spot.load / spot.slots
+        total = rtt + wait + prefill + price + carbon + fill
+        ranked.append((total, spot.seq, spot, 0, rtt, wait, prefill, price, carbon, fill))
+    return ranked, shelves, load, slots
 
 
 def score(spot: Spot, cached: int, request: Request, objective: Objective) -> Scored:
@@ -190,17 +229,11 @@ def score(spot: Spot, cached: int, request: Request, objective: Objective) -> Sc
     rtt = rtts.get(place.id, place.rtt) if rtts else place.rtt
     unread = request.prompt - cached
     prefill = unread * spot.per_token
-    price = carbon = busy = 0.0
-    if objective.seconds_per_dollar:
-        cost = spot.price
-        nanos = unread * cost.input + cached * cost.cached + request.output * cost.output
-        price = objective.seconds_per_dollar * nanos / NANO
-    if objective.seconds_per_gram:
-        kwh = (unread + request.output) * spot.joules / JOULES_PER_KWH
-        carbon = objective.seconds_per_gram * place.carbon * kwh
-    if objective.seconds_per_load:
-        busy = objective.seconds_per_load * spot.load / spot.slots
-    wait = spot.wait
+    cost, dollars = spot.price, objective.seconds_per_dollar / NANO
+    price = dollars * (unread * cost.input + cached * cost.cached + request.output * cost.output)
+    grams = objective.seconds_per_gram * (unread + request.output) / JOULES_PER_KWH
+    carbon = grams * place.carbon * spot.joules
+    busy, wait = objective.seconds_per_load * spot.load / spot.slots, spot.wait
     total = rtt + wait + prefill + price + carbon + busy
     return (total, spot.seq, spot, cached, rtt, wait, prefill, price, carbon, busy)
 
@@ -282,10 +315,5 @@ def explain(
         else:
             rest.append(score(spot, 0, request, objective))
     for s in sorted(rest):
-        c = _told(s, best, first=False)
-        told.append(Candidate(c.name, c.region, "not nominated: others of its region have less load", *_numbers(c)))
-    return decision, sorted(told, key=lambda c: (c.reason != "chosen", c.score is None, c.score or 0.0))
-
-
-def _numbers(c: Candidate) -> tuple[float | None, int, Mapping[str, float]]:
-    return c.score, c.cached, c.parts
+        told.append(_told(s, best, "not nominated: others of its region have less load"))
+    return decision, sorted(told, key=lambda c: (c.name != decision.chosen, c.score is None, c.score or 0.0))

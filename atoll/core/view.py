@@ -66,7 +66,8 @@ class Spot:
     wait: float = 0.0
     load: int = 0
     seq: int = 0
-    speed: int = 99
+    speed: int | None = None
+    shelf: Shelf | None = None
     place: Place = field(default_factory=lambda: Place(""))
 
     def estimate(self) -> None:
@@ -79,45 +80,62 @@ class Spot:
     def full(self) -> bool:
         return bool(self.limit) and self.outstanding >= self.limit
 
-    def shelf(self) -> tuple[object, ...]:
-        return (self.region, self.context, self.modalities, self.price, self.digest, self.slots, self.speed)
+    def key(self) -> tuple[object, ...]:
+        """Endpoints with the same key share a shelf. `speed` is the power of four nearest to the seconds before the
+        first token of a typical prompt on an idle endpoint: a slow one must not stand before the quick ones."""
+        given = (self.region, self.context, self.modalities, self.price, self.joules, self.digest, self.slots)
+        return (*given, self.speed)
 
 
 class Shelf:
-    """Endpoints of one region that differ only in load; `levels[load]` holds them in the order they came there."""
+    """Endpoints of one region that differ only in load; `levels[load]` holds them in the order they came there, and
+    `head` is the first of the lowest. `load` and `slots` are sums over them."""
 
-    __slots__ = ("head", "levels", "load", "low", "place", "slots", "spots")
+    __slots__ = ("head", "key", "levels", "load", "low", "place", "slots", "spots")
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, key: tuple[object, ...], first: Spot) -> None:
+        self.key = key
+        self.place = first.place
+        self.head = first
         self.levels: list[dict[str, Spot]] = [{}]
-        self.head: Spot | None = None
         self.low = self.load = self.slots = self.spots = 0
 
     def put(self, spot: Spot) -> None:
-        while len(self.levels) <= spot.load:
-            self.levels.append({})
-        self.levels[spot.load][spot.name] = spot
         self.spots += 1
         self.load += spot.load
         self.slots += spot.slots
-        self.low = min(self.low, spot.load)
-        self._settle()
+        self._stand(spot)
 
     def take(self, spot: Spot) -> None:
-        del self.levels[spot.load][spot.name]
         self.spots -= 1
         self.load -= spot.load
         self.slots -= spot.slots
+        del self.levels[spot.load][spot.name]
+        if self.spots:
+            self._settle()
+
+    def shift(self, spot: Spot, before: int) -> None:
+        """Its load was `before`."""
+        self.load += spot.load - before
+        del self.levels[before][spot.name]
+        self._stand(spot)
+
+    def _stand(self, spot: Spot) -> None:
+        levels, load = self.levels, spot.load
+        while len(levels) <= load:
+            levels.append({})
+        levels[load][spot.name] = spot
+        if load < self.low:
+            self.low = load
         self._settle()
 
     def _settle(self) -> None:
-        if not self.spots:
-            self.low, self.head = 0, None
-            return
-        while not self.levels[self.low]:
-            self.low += 1
-        self.head = next(iter(self.levels[self.low].values()))
+        levels, low = self.levels, self.low
+        while not levels[low]:
+            low += 1
+        self.low = low
+        for self.head in levels[low].values():
+            break
 
 
 class Group:
@@ -132,23 +150,48 @@ class Group:
         self.ring: list[tuple[int, str]] = []
         self.joined = 0
 
-    def put(self, spot: Spot) -> None:
+    def place(self, spot: Spot) -> None:
+        """Put it where it belongs; where it stood before, it leaves."""
+        self.remove(spot)
         if spot.health.opened:
             self.sick[spot.name] = spot
             return
-        key = spot.shelf()
+        key = spot.key()
         shelf = self.shelves.get(key)
         if shelf is None:
-            shelf = self.shelves[key] = Shelf(spot.place)
+            shelf = self.shelves[key] = Shelf(key, spot)
+        spot.shelf = shelf
         shelf.put(spot)
 
-    def take(self, spot: Spot) -> None:
-        if self.sick.pop(spot.name, None) is None:
-            key = spot.shelf()
-            shelf = self.shelves[key]
-            shelf.take(spot)
-            if not shelf.spots:
-                del self.shelves[key]
+    def remove(self, spot: Spot) -> None:
+        if spot.shelf is None:
+            self.sick.pop(spot.name, None)
+            return
+        spot.shelf.take(spot)
+        if not spot.shelf.spots:
+            del self.shelves[spot.shelf.key]
+        spot.shelf = None
+
+    def count(self, spot: Spot) -> None:
+        """Its counts changed. One that has left is only counted."""
+        before = spot.load
+        spot.estimate()
+        if spot.shelf is not None and spot.load != before:
+            spot.shelf.shift(spot, before)
+
+    def judge(self, spot: Spot, health: Health) -> None:
+        was, spot.health = spot.health, health
+        if bool(was.opened) != bool(health.opened) and self.spots.get(spot.name) is spot:
+            self.place(spot)
+
+    def clock(self, spot: Spot) -> None:
+        """What was learned of its speed changed. A spot changes class only well past the border between two, so that
+        noise does not move it to and fro."""
+        pace = _pace(spot)
+        if spot.shelf is not None and abs(pace - (spot.speed or 0)) > 0.75:
+            self.remove(spot)
+            spot.speed = round(pace)
+            self.place(spot)
 
 
 @dataclass(slots=True, eq=False)
@@ -192,12 +235,12 @@ class View:
         group.joined += 1
         spot.seq = spot.seq or group.joined
         spot.place = self.region(spot.region)
-        spot.speed = _speed(spot)
+        spot.speed = round(_pace(spot)) if spot.speed is None else spot.speed
         spot.estimate()
         group.spots[spot.name] = spot
         for i in range(RING_POINTS):
             insort(group.ring, (crc32(f"{spot.name}#{i}".encode()), spot.name))
-        group.put(spot)
+        group.place(spot)
 
     def leave(self, model: str, name: str) -> None:
         """Take an endpoint out of service; tickets for it may still be finished."""
@@ -205,7 +248,7 @@ class View:
         spot = group.spots.pop(name, None) if group else None
         if group is None or spot is None:
             return
-        group.take(spot)
+        group.remove(spot)
         for i in range(RING_POINTS):
             del group.ring[bisect_left(group.ring, (crc32(f"{name}#{i}".encode()), name))]
 
@@ -217,7 +260,9 @@ class View:
         """A request leaves for an endpoint; `tokens` of its prompt are not known to be cached there."""
         group = self.groups[model]
         ticket = Ticket(group, spot, tokens, now, spot.wait - spot.base + spot.place.rtt)
-        _change(group, spot, outstanding=1, backlog=tokens)
+        spot.outstanding += 1
+        spot.backlog += tokens
+        group.count(spot)
         return ticket
 
     def first(self, ticket: Ticket, now: float) -> None:
@@ -234,7 +279,9 @@ class View:
         step = LEARNING * missed / (1.0 + size * size)
         spot.base = max(0.0, spot.base + step)
         spot.per_token = max(1e-6, spot.per_token + step * size / TYPICAL_TOKENS)
-        _change(ticket.group, spot, backlog=-ticket.tokens)
+        spot.backlog -= ticket.tokens
+        spot.estimate()
+        ticket.group.clock(spot)
 
     def finish(self, ticket: Ticket, now: float, output: int = 0, ok: bool | None = None) -> None:
         """It ended after `output` tokens. `ok` is for its health: None says nothing (the client went away)."""
@@ -247,48 +294,30 @@ class View:
             spot.hold += LEARNING * (busy + ticket.tokens * spot.per_token - spot.hold)
             if output > 1 and busy > 0:
                 spot.decode += LEARNING * ((output - 1) / busy - spot.decode)
-        unread = ticket.tokens if ticket.first_at is None else 0
-        health = None if ok is None else observe(spot.health, ok, now)
-        _change(ticket.group, spot, outstanding=-1, backlog=-unread, health=health)
+        spot.outstanding -= 1
+        if ticket.first_at is None:
+            spot.backlog -= ticket.tokens
+        ticket.group.count(spot)
+        if ok is not None:
+            ticket.group.judge(spot, observe(spot.health, ok, now))
 
     def judge(self, ticket: Ticket, ok: bool, now: float) -> None:
         """What a request under way says of its endpoint's health."""
-        _change(ticket.group, ticket.spot, health=observe(ticket.spot.health, ok, now))
+        ticket.group.judge(ticket.spot, observe(ticket.spot.health, ok, now))
 
     def health(self, model: str, name: str, health: Health) -> None:
         """What a probe, or anything else that looked, found."""
         group = self.groups[model]
-        _change(group, group.spots[name], health=health)
+        group.judge(group.spots[name], health)
 
     def report(self, model: str, name: str, running: int, waiting: int) -> None:
         """What the region says of an endpoint: requests worked on and requests that wait, whoever sent them."""
         group = self.groups[model]
         spot = group.spots[name]
-        spot_others = max(0, running + waiting - spot.outstanding)
-        _change(group, spot, others=spot_others - spot.others, queued=waiting - spot.queued)
+        spot.others = max(0, running + waiting - spot.outstanding)
+        spot.queued = waiting
+        group.count(spot)
 
 
-def _change(
-    group: Group, spot: Spot, *, outstanding: int = 0, backlog: int = 0, others: int = 0, queued: int = 0,
-    health: Health | None = None,
-) -> None:  # fmt: skip
-    """Move a spot to where its new counts belong; one that left meanwhile is only counted."""
-    present = group.spots.get(spot.name) is spot
-    if present:
-        group.take(spot)
-    spot.outstanding += outstanding
-    spot.backlog += backlog
-    spot.others += others
-    spot.queued += queued
-    spot.health = spot.health if health is None else health
-    spot.speed = _speed(spot)
-    spot.estimate()
-    if present:
-        group.put(spot)
-
-
-def _speed(spot: Spot) -> int:
-    """The speed class: powers of four of the seconds before the first token of a typical prompt, idle. A spot changes
-    class only well past the border, so noise does not move it to and fro."""
-    exact = math.log(spot.base + TYPICAL_TOKENS * spot.per_token, 4.0)
-    return spot.speed if abs(exact - spot.speed) <= 0.75 else round(exact)
+def _pace(spot: Spot) -> float:
+    return math.log(spot.base + TYPICAL_TOKENS * spot.per_token, 4.0)
