@@ -115,7 +115,8 @@ def split_prefix(model: str, otherwise: Unavailable = "reject") -> tuple[Residen
 
 def render(rule: Residency) -> str:
     """Canonical text for the ledger, such as `process_in=eu,us store_in=eu on_unavailable=queue`."""
-    parts = [f"{axis}={','.join(sorted({n.lower() for n in names}))}" for axis in AXES if (names := getattr(rule, axis))]
+    axes = {axis: sorted({name.lower() for name in getattr(rule, axis)}) for axis in AXES}
+    parts = [f"{axis}={','.join(names)}" for axis, names in axes.items() if names]
     if rule.on_unavailable != "reject":
         parts.append(f"on_unavailable={rule.on_unavailable}")
     return " ".join(parts) or ANYWHERE
