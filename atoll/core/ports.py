@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
+from atoll.core.places import RegionStatus
 from atoll.core.quota import Account
+from atoll.core.route import Request
 from atoll.core.types import Endpoint, Entry, Key
 
 
@@ -58,6 +61,15 @@ class Reply(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request wants of the fleet: a place by `request`, a turn by `priority` (0 to 9), within `deadline` s."""
+
+    request: Request
+    priority: int = 5
+    deadline: float = 600.0
+
+
 class Models(Protocol):
     """The running fleet, as the gateway sees it. `tiers` maps service tiers to card ids."""
 
@@ -69,7 +81,9 @@ class Models(Protocol):
         """The card behind a model id or tier name. Raises NotFound."""
         ...
 
-    async def open(self, card: Card, path: str, body: bytes, content_type: str = "application/json") -> Reply:
+    async def open(
+        self, card: Card, path: str, body: bytes, content_type: str = "application/json", ask: Ask | None = None
+    ) -> Reply:
         """POST to an endpoint that serves `card`. Raises EngineFailed, Overloaded or DeadlineExceeded
         when no endpoint answered; an HTTP error of the engine is a Reply."""
         ...
@@ -117,6 +131,18 @@ class Keys(Protocol):
         ...
 
     async def all(self) -> Sequence[Key]: ...
+
+
+class Places(Protocol):
+    """What operators decided about regions: it holds until they decide otherwise, also over a restart."""
+
+    async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
+        """The decision of the latest `at` wins."""
+        ...
+
+    async def all(self) -> Mapping[str, tuple[RegionStatus, float]]:
+        """Status and time of the decision by region id, in the order of the ids."""
+        ...
 
 
 class Responses(Protocol):

@@ -19,6 +19,7 @@ from atoll.gateway.errors import error_event, invalid
 from atoll.gateway.exchange import Bound, Charge, Exchange
 from atoll.gateway.forward import json_object
 from atoll.gateway.http import EVENTS, Http
+from atoll.gateway.resume import Session
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
 from atoll.gateway.senses import Senses, compose
 from atoll.gateway.stream import DONE, chunks, collect, refusal, relay, usage_of, whole
@@ -117,14 +118,17 @@ async def answer(
 
 
 async def ask(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> AsyncIterator[dict[str, Any]]:
-    """Canonical chunks of one engine's answer."""
+    """Canonical chunks of one answer."""
+    if not sent.passes:
+        async with aclosing(Session(exchange, http, charge, sent.path, sent.body).chunks()) as parts:
+            async for chunk in parts:
+                yield chunk
+        return
     reply = await exchange.open(http, charge, sent.path, orjson.dumps(sent.body))
     try:
         if reply.status >= 400:
             raise await refusal(reply)
         async for chunk in chunks(reply, charge):
-            for choice in chunk.get("choices") or ():
-                choice.pop("token_ids", None)
             yield chunk
     finally:
         reply.close()

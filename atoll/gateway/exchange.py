@@ -12,8 +12,11 @@ from typing import Any
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, QuotaExceeded
 from atoll.core.meter import meter
-from atoll.core.ports import Ledger, Models, Reply
-from atoll.core.quota import Ask, Ticket
+from atoll.core.ports import Ask, Ledger, Models, Reply
+from atoll.core.prefix import blocks
+from atoll.core.quota import Ask as Need
+from atoll.core.quota import Ticket
+from atoll.core.route import BYTES_PER_TOKEN, Request
 from atoll.core.types import Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
@@ -27,12 +30,23 @@ class Bound:
     input: int
     output: int = 0
 
-    def ask(self, price: Price) -> Ask:
+    def ask(self, price: Price) -> Need:
         cost = self.input * max(price.input, price.cached) + self.output * price.output
-        return Ask(self.input + self.output, cost)
+        return Need(self.input + self.output, cost)
 
 
 Recount = Callable[[], Awaitable[Bound | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Where an answer is to go on: not at `excluded` endpoints, and with these weights."""
+
+    excluded: frozenset[str] = frozenset()
+    digest: str = ""
+
+
+ANYWHERE = Wish()
 
 
 class Charge:
@@ -40,16 +54,33 @@ class Charge:
 
     `card` is what is charged, `serving` the model that answers: another one where `card` is composed."""
 
-    __slots__ = ("_exchange", "_ticket", "card", "entry", "first_token_ms", "region", "serving", "usage")
+    __slots__ = (
+        "_delivered", "_exchange", "_ticket", "card", "entry", "first_token_ms", "grade", "key", "region", "serving",
+        "usage",
+    )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, card: Card, entry: Entry, ticket: Ticket) -> None:
+    def __init__(self, exchange: Exchange, card: Card, key: Key, entry: Entry, ticket: Ticket) -> None:
         self._exchange = exchange
         self._ticket = ticket
+        self._delivered: list[tuple[str, int]] = []
+        self.key = key
+        self.grade = ""
         self.card = self.serving = card
         self.entry = entry
         self.region = ""
         self.usage = Usage()
         self.first_token_ms: float | None = None
+
+    def delivered(self, tokens: int) -> None:
+        """`tokens` more of the answer came from `region`."""
+        if self._delivered and self._delivered[-1][0] == self.region:
+            tokens += self._delivered.pop()[1]
+        self._delivered.append((self.region, tokens))
+
+    def recovered(self, grade: str) -> None:
+        """A broken answer goes on elsewhere; each way is named once, in the order they were gone."""
+        if not self.grade.endswith(grade):
+            self.grade = f"{self.grade}>{grade}" if self.grade else grade
 
     def first_token(self) -> None:
         if self.first_token_ms is None:
@@ -78,6 +109,11 @@ class Charge:
             self.first_token_ms,
             (time.time() - opened.created_at) * 1000,
             error,
+            " ".join(f"{region}:{tokens}" for region, tokens in self._delivered)
+            or (f"{self.region}:{usage.output}" if self.region else ""),
+            opened.stored_in,
+            opened.rule,
+            self.grade,
         )
         return self._exchange.finish(self.entry)
 
@@ -123,7 +159,7 @@ class Exchange:
             raise
         for observe in self.observers:
             observe(entry)
-        charge = Charge(self, card, entry, ticket)
+        charge = Charge(self, card, key, entry, ticket)
         self.running[entry.id] = charge
         return charge
 
@@ -137,17 +173,39 @@ class Exchange:
         return await self.accounts.reserve(key, exact.ask(card.price))
 
     async def open(
-        self, http: Http, charge: Charge, path: str, body: bytes, content_type: str = "application/json"
-    ) -> Reply:
+        self, http: Http, charge: Charge, path: str, body: bytes, content_type: str = "application/json",
+        wish: Wish = ANYWHERE,
+    ) -> Reply:  # fmt: skip
         """Send to the fleet; the engine's slot is freed as soon as the client goes away, answered or not."""
         task = asyncio.current_task()
         assert task is not None
         http.on_gone(task.cancel)
-        reply = await self.models.open(charge.serving, path, body, content_type)
+        reply = await self.reach(charge, path, body, content_type, wish)
         charge.region = reply.endpoint.region
-        http.extra.append((b"x-atoll-region", charge.region.encode()))
+        if not http.started:
+            http.extra.append((b"x-atoll-region", charge.region.encode()))
         http.on_gone(reply.close)
         return reply
+
+    def reach(
+        self, charge: Charge, path: str, body: bytes, content_type: str = "application/json", wish: Wish = ANYWHERE
+    ) -> Awaitable[Reply]:  # fmt: skip
+        """An endpoint's reply, with nobody waiting for it yet."""
+        start = max(body.find(b'"messages":'), body.find(b'"prompt":'), 0)
+        request = Request(
+            charge.entry.id,
+            charge.serving.id,
+            charge.key.id,
+            prompt=(len(body) - start) // BYTES_PER_TOKEN,
+            output=charge.card.max_output,
+            prompt_bytes=len(body) - start,
+            blocks=blocks(body[start:], charge.serving.id) if len(body) - start >= 256 else (),
+            excluded=wish.excluded,
+            digest=wish.digest,
+        )
+        return self.models.open(
+            charge.serving, path, body, content_type, Ask(request, charge.key.policy.priority)
+        )
 
     async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:
         """Run `serve` and make sure that the charge is settled and the slot freed, however it ends."""

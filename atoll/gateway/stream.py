@@ -122,10 +122,9 @@ def _object(payload: bytes) -> dict[str, Any]:
     return value
 
 
-async def chunks(reply: Reply, charge: Charge) -> AsyncIterator[dict[str, Any]]:
-    """Chunk objects of a stream. Keeps the charge's usage current, so that a cut stream is charged for the tokens
-    that were sent. Raises EngineFailed, or what a station reported."""
-    reader, tokens = EventReader(), 0
+async def parsed(reply: Reply) -> AsyncIterator[dict[str, Any]]:
+    """Chunk objects of a stream. Raises EngineFailed, or what a station reported."""
+    reader = EventReader()
     while data := await reply.read():
         for payload in reader.feed(data):
             if payload == LAST:
@@ -133,14 +132,21 @@ async def chunks(reply: Reply, charge: Charge) -> AsyncIterator[dict[str, Any]]:
             chunk = _object(payload)
             if chunk.get("error") and not chunk.get("choices"):
                 raise from_wire(chunk["error"]) if reply.endpoint.station else _reported(chunk["error"])
-            if chunk.get("usage"):
-                charge.usage = usage_of(chunk["usage"])
-            elif chunk.get("choices"):
-                tokens += 1
-                charge.usage = Usage(charge.usage.input, tokens)
-                charge.first_token()
             yield chunk
     raise EngineFailed("the engine's stream ended without [DONE]")
+
+
+async def chunks(reply: Reply, charge: Charge) -> AsyncIterator[dict[str, Any]]:
+    """`parsed`, keeping the charge's usage current, so that a cut stream is charged for the tokens that were sent."""
+    tokens = 0
+    async for chunk in parsed(reply):
+        if chunk.get("usage"):
+            charge.usage = usage_of(chunk["usage"])
+        elif chunk.get("choices"):
+            tokens += 1
+            charge.usage = Usage(charge.usage.input, tokens)
+            charge.first_token()
+        yield chunk
 
 
 async def whole(reply: Reply, limit: int = 64 * 1024 * 1024) -> bytes:

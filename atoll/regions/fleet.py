@@ -6,21 +6,28 @@ import asyncio
 import random
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
+import orjson
+
 from atoll.core.cards import Card
-from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded
+from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded, from_wire
+from atoll.core.ports import Ask
 from atoll.core.prefix import Memory
-from atoll.core.route import OBJECTIVES, Request, route
+from atoll.core.route import OBJECTIVES, Decision, Request, route
 from atoll.core.types import Endpoint
 from atoll.core.view import Spot, Ticket, View
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
 
 ATTEMPTS = 3
 LIVELY = Timeouts(connect=2.0, head=3.0, idle=2.5)
+REMEMBERED = 1000
+SLOTS = 4
+REFUSALS = {429, 503}
 
 T = TypeVar("T")
 
@@ -34,20 +41,35 @@ class Member:
     spot: Spot
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A decision of the past, and what it was made from."""
+
+    at: float
+    request: Request
+    decision: Decision
+
+
 class Answer:
-    """`core.ports.Reply` over one connection; keeps the view's books."""
+    """`core.ports.Reply` over one connection; tells the view how it went."""
 
-    __slots__ = ("_connection", "_ticket", "_view", "endpoint", "headers", "status")
+    __slots__ = ("_connection", "_pieces", "_ticket", "_view", "endpoint", "headers", "status")
 
-    def __init__(self, member: Member, connection: Connection, view: View, ticket: Ticket) -> None:
+    def __init__(self, view: View, ticket: Ticket, connection: Connection) -> None:
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
-        self.endpoint = member.endpoint
-        self._view, self._ticket = view, ticket
+        self.endpoint = connection.pool.endpoint
+        self._view = view
+        self._ticket = ticket
+        self._pieces = 0
         self._connection: Connection | None = connection
 
     async def read(self) -> bytes:
-        return await self._watched(self._open().read())
+        data = await self._watched(self._open().read())
+        if b"data:" in data or not self.endpoint.station:
+            self._pieces += 1
+            self._view.first(self._ticket, time.time())
+        return data
 
     async def pipe(self, sink: Sink, drained: Callable[[], Awaitable[None]]) -> None:
         await self._watched(self._open().pipe(sink, drained))
@@ -62,28 +84,41 @@ class Answer:
             return await reading
         except AtollError:
             if self._connection is not None:
-                self._view.finish(self._ticket, time.time(), ok=False)
-                self.close()
+                self._end(False)
             raise
 
     def close(self) -> None:
         if self._connection is not None:
-            self._connection.release()
-            self._connection = None
-            self._view.finish(self._ticket, time.time())
+            self._end(True if self._connection.complete and self.status < 500 else None)
+
+    def fail(self) -> None:
+        """What it said was an error, or made no sense."""
+        if self._connection is not None:
+            self._end(False)
+
+    def _end(self, ok: bool | None) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release()
+        self._view.finish(self._ticket, time.time(), self._pieces, ok)
 
 
 class Fleet:
-    """Cards, tiers and the endpoints behind them. Implements `core.ports.Models`."""
+    """Cards, tiers and the endpoints behind them. Implements `core.ports.Models`. `policy` chooses endpoints and
+    `objective` says what counts; `rtts` are seconds by region from the gateway."""
 
     def __init__(self, timeouts: Timeouts | None = None, patience: float = 20.0) -> None:
         self.timeouts = timeouts or Timeouts()
-        self.chance = random.Random()
         self.patience = patience
         self.tiers: dict[str, str] = {}
+        self.view = View()
+        self.memory = Memory()
+        self.policy = route
+        self.objective = OBJECTIVES["balanced"]
+        self.decisions: OrderedDict[str, Made] = OrderedDict()
+        self._rng = random.Random()
         self._cards: dict[str, Card] = {}
-        self.view, self.memory = View(), Memory()
-        self._members: dict[str, list[Member]] = {}
+        self._members: dict[str, dict[str, Member]] = {}
         self._failed: dict[str, str] = {}
         self._changed = asyncio.Event()
 
@@ -101,17 +136,17 @@ class Fleet:
     def offer(self, card: Card) -> None:
         """Make a model known; requests wait up to `patience` seconds for its first endpoint."""
         self._cards[card.id] = card
-        self._members.setdefault(card.id, [])
+        self._members.setdefault(card.id, {})
         self._failed.pop(card.id, None)
 
     async def retire(self, card_id: str) -> None:
         self._cards.pop(card_id, None)
-        members = self._members.pop(card_id, [])
-        for member in members:
-            self.view.leave(card_id, member.endpoint.name)
-        while any(m.spot.outstanding for m in members):  # noqa: ASYNC110
+        members = self._members.pop(card_id, {})
+        for name in members:
+            self.view.leave(card_id, name)
+        while any(member.spot.outstanding for member in members.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        for member in members:
+        for member in members.values():
             await member.pool.close()
 
     def join(
@@ -119,19 +154,21 @@ class Fleet:
     ) -> None:
         """Put an endpoint into service; one of the same name is replaced (an engine restarted elsewhere). A station
         that streams says at least twice a second that it lives, so its silence is soon taken for death."""
-        members = [m for m in self._members[card_id] if m.endpoint.name != endpoint.name]
-        lively = endpoint.station and self._cards[card_id].resumes
+        card = self._cards[card_id]
+        lively = endpoint.station and card.resumes
         pool = Pool(endpoint, LIVELY if lively else self.timeouts, tls)
-        spot = Spot(endpoint.name, endpoint.region, limit=limit, digest=endpoint.digest)
-        self._members[card_id] = [*members, Member(endpoint, pool, spot)]
+        spot = Spot(endpoint.name, endpoint.region, limit=limit, slots=limit or SLOTS, price=card.price)
+        spot.modalities, spot.digest = frozenset({"text", *card.input}), endpoint.digest
         self.view.join(card_id, spot)
+        self._members[card_id][endpoint.name] = Member(endpoint, pool, spot)
         self._failed.pop(card_id, None)
         self._wake()
 
     def leave(self, card_id: str, name: str) -> None:
         """Take an endpoint out of service; requests under way on it go on."""
-        self._members[card_id] = [m for m in self._members.get(card_id, []) if m.endpoint.name != name]
-        self.view.leave(card_id, name)
+        if self._members.get(card_id, {}).pop(name, None) is not None:
+            self.view.leave(card_id, name)
+            self.memory.forget(name)
 
     def fail(self, card_id: str, reason: str) -> None:
         """While this model has no endpoint, refuse its requests with `reason` instead of letting them wait."""
@@ -144,54 +181,132 @@ class Fleet:
         self._changed = asyncio.Event()
 
     def members(self, card_id: str) -> list[Spot]:
-        return [m.spot for m in self._members.get(card_id, [])]
+        return [member.spot for member in self._members.get(card_id, {}).values()]
 
-    async def open(self, card: Card, path: str, body: bytes, content_type: str = "application/json") -> Answer:
+    async def open(
+        self, card: Card, path: str, body: bytes, content_type: str = "application/json", ask: Ask | None = None
+    ) -> Answer:
         """Send to the best endpoint; before the first byte of an answer, failures move on to the next one.
 
         An engine that is just restarting is waited for, up to `patience` seconds.
         """
-        deadline, attempts = time.monotonic() + self.patience, ATTEMPTS
-        failure: AtollError = EngineFailed(f"no endpoint serves '{card.id}' now; try again, or see 'atoll status'")
+        ask = ask or Ask(Request("", card.id))
+        search = Search(self, card, ask)
         while True:
             changed = self._changed
-            members = {m.endpoint.name: m for m in self._members.get(card.id, ())}
-            if not members and card.id in self._failed:
-                raise EngineFailed(self._failed[card.id])
-            request = Request("", card.id, modalities=frozenset())
-            decision = route(request, self.view, self.memory, OBJECTIVES["fastest"], self.chance, time.time())
+            decision = search.decide()
             for name in decision.order:
                 try:
-                    return await self._attempt(card.id, members[name], path, body, content_type)
-                except (EngineFailed, DeadlineExceeded) as error:
-                    failure = error
-                    attempts -= error.code != UNREACHABLE
-            if decision.lost and all(why.startswith("full") for _, _, why in decision.lost) and not decision.order:
-                raise Overloaded(f"'{card.id}' is at its limit of waiting requests", retry_after=1.0)
-            left = deadline - time.monotonic()
-            if left <= 0 or attempts <= 0 or isinstance(failure, DeadlineExceeded):
-                raise failure
+                    return await self._attempt(card, name, path, body, content_type, ask, decision)
+                except (EngineFailed, DeadlineExceeded, Overloaded) as error:
+                    search.failed(name, error)
+            search.give_up()
             try:
-                async with asyncio.timeout(min(left, 0.5)):
+                async with asyncio.timeout(min(search.left, 0.5)):
                     await changed.wait()
             except TimeoutError:
                 continue
 
-    async def _attempt(self, card_id: str, member: Member, path: str, body: bytes, content_type: str) -> Answer:
-        ticket = self.view.begin(card_id, member.spot, 0, time.time())
+    def decide(self, request: Request) -> Decision:
+        """Endpoints that a request excludes are used all the same when there are no others: better than nothing."""
+        now = time.time()
+        decision = self.policy(request, self.view, self.memory, self.objective, self._rng, now)
+        if not decision.order and request.excluded:
+            request = replace(request, excluded=frozenset())
+            decision = self.policy(request, self.view, self.memory, self.objective, self._rng, now)
+        if request.id:
+            self.decisions[request.id] = Made(now, request, decision)
+            if len(self.decisions) > REMEMBERED:
+                self.decisions.popitem(last=False)
+        return decision
+
+    async def _attempt(
+        self, card: Card, name: str, path: str, body: bytes, content_type: str, ask: Ask, decision: Decision
+    ) -> Answer:
+        member = self._members[card.id].get(name)
+        if member is None:
+            raise EngineFailed(f"endpoint '{name}' has just left", code=UNREACHABLE)
+        unread = ask.request.prompt - (decision.cached if name == decision.chosen else 0)
+        ticket = self.view.begin(card.id, member.spot, max(0, unread), time.time())
+        extra = _told(ask) if member.endpoint.station else ""
+        ok: bool | None = False
         try:
-            connection = await member.pool.request(path, body, content_type)
-        except AtollError:
-            self.view.finish(ticket, time.time(), ok=False)
+            connection = await member.pool.request(path, body, content_type, extra)
+            if connection.status in REFUSALS and member.endpoint.station:
+                ok = None
+                raise await _refused(connection)
+        except (AtollError, asyncio.CancelledError) as error:
+            self.view.finish(ticket, time.time(), ok=None if isinstance(error, asyncio.CancelledError) else ok)
             raise
-        except asyncio.CancelledError:
-            self.view.finish(ticket, time.time())
-            raise
-        if connection.status < 500:
-            self.view.judge(ticket, True, time.time())
-        return Answer(member, connection, self.view, ticket)
+        self.memory.apply(decision, name)
+        return Answer(self.view, ticket, connection)
 
     async def close(self) -> None:
         for members in self._members.values():
-            for member in members:
+            for member in members.values():
                 await member.pool.close()
+
+
+class Search:
+    """One request looking for an endpoint that takes it."""
+
+    def __init__(self, fleet: Fleet, card: Card, ask: Ask) -> None:
+        self.fleet = fleet
+        self.card = card
+        self.ask = ask
+        self.decision: Decision | None = None
+        self._until = time.monotonic() + min(fleet.patience, ask.deadline)
+        self._attempts = ATTEMPTS
+        self._refusals: dict[str, Overloaded] = {}
+        self._failure: AtollError | None = None
+
+    @property
+    def left(self) -> float:
+        return self._until - time.monotonic()
+
+    def decide(self) -> Decision:
+        self._refusals.clear()
+        self.decision = self.fleet.decide(self.ask.request)
+        return self.decision
+
+    def failed(self, name: str, error: AtollError) -> None:
+        if isinstance(error, Overloaded):
+            self._refusals[name] = error
+            return
+        self._failure = error
+        self._attempts -= error.code != UNREACHABLE
+        if self._attempts <= 0 or isinstance(error, DeadlineExceeded):
+            raise error
+
+    def give_up(self) -> None:
+        """Raises, unless it is worth waiting for a change."""
+        assert self.decision is not None
+        members = self.fleet.members(self.card.id)
+        if not members and self.card.id in self.fleet._failed:
+            raise EngineFailed(self.fleet._failed[self.card.id])
+        if self._refusals and len(self._refusals) == len(self.decision.order):
+            raise min(self._refusals.values(), key=lambda e: e.retry_after or 1.0)
+        if members and not self.decision.order and all(spot.full() for spot in members):
+            raise Overloaded(f"'{self.card.id}' is at its limit of waiting requests", retry_after=1.0)
+        if self.left <= 0:
+            message = f"no endpoint serves '{self.card.id}' now; try again, or see 'atoll status'"
+            raise self._failure or EngineFailed(message)
+
+
+def _told(ask: Ask) -> str:
+    """Headers for a station."""
+    key = ask.request.key
+    return f"x-atoll-key: {key}\r\nx-atoll-priority: {ask.priority}\r\nx-atoll-deadline: {ask.deadline:.1f}\r\n"
+
+
+async def _refused(connection: Connection) -> AtollError:
+    """The error of a station that did not take a request."""
+    try:
+        body = b""
+        while data := await connection.read():
+            body += data
+        return from_wire(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return EngineFailed("the station refused without saying why")
+    finally:
+        connection.release()

@@ -69,13 +69,14 @@ async def test_before_the_first_byte_the_next_endpoint_takes_over() -> None:
 
 
 async def test_after_three_failures_an_endpoint_is_left_alone_until_its_time_comes() -> None:
-    async with two() as (fleet, first, _):
+    async with two() as (fleet, first, second):
         first.broken = True
         for _ in range(10):
             assert await ask(fleet) == "b"
         assert first.asked == 3
         first.broken = False
         await asyncio.sleep(1.05)
+        second.broken = True
         assert await ask(fleet) == "a", "half-open: one attempt is let through, and closes the circuit"
         assert await ask(fleet) == "a"
 
