@@ -153,7 +153,7 @@ def route(
     """The best endpoints for `request` at `now`. Reads only; takes no chance (`rng` is for policies that do)."""
     group = view.groups.get(request.model)
     if group is None:
-        return Decision("atoll", request.model, (), (), [], [], [])
+        return Decision("atoll", request.model, (), request.blocks, [], [], [])
     lost: list[Lost] = []
     held = memory.holders(request.blocks) if request.blocks and len(group.spots) > 1 else {}
     ranked, shelves, load, slots = _nominees(group, held, request, objective, lost)
