@@ -1,44 +1,52 @@
-"""What a client has of an answer: the pieces that were sent, choice by choice."""
+"""What a client has of an answer: tokens and text, choice by choice."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from atoll.core.recover import Verifier
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one chunk adds to a choice. `ids` are the tokens it was made of, None where they are not known."""
 
-    ids: tuple[int, ...] | None
-    text: str
-    finish: str | None = None
+@dataclass(slots=True)
+class Part:
+    """One choice. `ids` are the tokens of all that was sent, None once some are not known; `texts` by channel."""
 
-    def matches(self, other: Piece) -> bool:
-        """By token ids where both know them, by text elsewhere."""
-        known = self.ids is not None and other.ids is not None
-        return (self.ids == other.ids if known else self.text == other.text) and self.finish == other.finish
+    ids: list[int] | None = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    tokens: int = 0
+    finished: bool = False
+
+    def add(self, ids: tuple[int, ...] | None, text: str, channel: str) -> None:
+        if self.ids is not None and ids is not None:
+            self.ids += ids
+        else:
+            self.ids = None
+        self.texts.setdefault(channel, []).append(text)
+        self.tokens += int(bool(text)) if ids is None else len(ids)
+
+    def verifier(self) -> Verifier:
+        ids = None if self.ids is None else tuple(self.ids)
+        return Verifier(ids, {channel: "".join(texts) for channel, texts in self.texts.items()})
 
 
 @dataclass(slots=True)
 class Told:
-    """Grows as pieces are sent. `tokens` counts tokens, or pieces of text whose tokens are not known."""
+    """All choices, by index."""
 
-    pieces: dict[int, list[Piece]] = field(default_factory=dict)
-    tokens: int = 0
-    finished: bool = False
+    parts: dict[int, Part] = field(default_factory=dict)
 
-    def add(self, index: int, piece: Piece) -> None:
-        self.pieces.setdefault(index, []).append(piece)
-        self.tokens += len(piece.ids) if piece.ids is not None else int(bool(piece.text))
-        self.finished = self.finished or piece.finish is not None
+    def part(self, index: int) -> Part:
+        return self.parts.setdefault(index, Part())
 
+    @property
+    def tokens(self) -> int:
+        return sum(part.tokens for part in self.parts.values())
+
+    @property
     def ids(self) -> list[int] | None:
-        """The tokens of the only choice; None where some are not known or there are several choices."""
-        if len(self.pieces) != 1:
-            return None
-        found: list[int] = []
-        for piece in self.pieces[next(iter(self.pieces))]:
-            if piece.ids is None:
-                return None
-            found += piece.ids
-        return found
+        """The tokens of the only choice; None where some are not known, or there are several choices or none."""
+        return next(iter(self.parts.values())).ids if len(self.parts) == 1 else None
+
+    @property
+    def finished(self) -> bool:
+        return any(part.finished for part in self.parts.values())

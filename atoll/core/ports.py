@@ -81,6 +81,10 @@ class Models(Protocol):
         """The card behind a model id or tier name. Raises NotFound."""
         ...
 
+    def endpoints(self, card: Card) -> Sequence[Endpoint]:
+        """Those in service for `card`, well or not."""
+        ...
+
     async def open(
         self, card: Card, path: str, body: bytes, content_type: str = "application/json", ask: Ask | None = None
     ) -> Reply:

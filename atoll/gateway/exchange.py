@@ -16,6 +16,7 @@ from atoll.core.ports import Ask, Ledger, Models, Reply
 from atoll.core.prefix import blocks
 from atoll.core.quota import Ask as Need
 from atoll.core.quota import Ticket
+from atoll.core.recover import Budget, earn
 from atoll.core.route import BYTES_PER_TOKEN, Request
 from atoll.core.types import Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
@@ -135,6 +136,7 @@ class Exchange:
         self.observers: list[Observer] = []
         self.recent: deque[Entry] = deque(maxlen=200)
         self.running: dict[str, Charge] = {}
+        self.retries = Budget(at=time.monotonic())
         self.tracer: Tracer | None = None
         self._parents: dict[str, str] = {}
 
@@ -159,6 +161,7 @@ class Exchange:
             raise
         for observe in self.observers:
             observe(entry)
+        self.retries = earn(self.retries, time.monotonic())
         charge = Charge(self, card, key, entry, ticket)
         self.running[entry.id] = charge
         return charge

@@ -12,21 +12,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from atoll.core.answer import Piece, Told
-from atoll.core.errors import AtollError, EngineFailed
+from atoll.core.answer import Told
+from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, Overloaded
 from atoll.core.ports import Reply
+from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Kind, Left, Restart, recover
 from atoll.core.types import Grade, Usage
 from atoll.gateway.exchange import Charge, Exchange, Wish
 from atoll.gateway.http import Http
 from atoll.gateway.stream import parsed, refusal, usage_of
 
 Chunk = dict[str, Any]
-ATTEMPTS = 6
-DEADLINE = 600.0
+DEADLINE = 120.0
 SAME = ("id", "created", "system_fingerprint")
 
 
@@ -44,10 +45,13 @@ class Session:
         self.path = path
         self.body = body
         self.told = Told()
-        self.grade: Grade = charge.key.policy.recovery
-        self.attempts = 0
-        self.until = time.monotonic() + DEADLINE
         self.way: Grade = "exact"
+        shaped = bool(body.get("tools")) or (body.get("response_format") or {}).get("type", "text") != "text"
+        self.attempt = Attempt(
+            0, time.monotonic() + DEADLINE, charge.key.policy, structured=shaped, choices=body.get("n") or 1
+        )
+        self._began = time.monotonic()
+        self._before = 0
         self._identity: Chunk = {}
         self._digest = ""
         self._failed: frozenset[str] = frozenset()
@@ -70,29 +74,39 @@ class Session:
 
     async def _recover(self, error: AtollError) -> None:
         """Prepare for the next attempt. Raises `error` if there is to be none."""
-        if self.http.gone:
+        now, tokens = time.monotonic(), self.told.tokens
+        again = 1 if tokens > self._before else self.attempt.number + 1
+        standby = self._standby is not None and self._standby.alive
+        known = self.told.ids is not None and not self.told.finished
+        pace = (now - self._began) / tokens if tokens else 0.0
+        self.attempt = replace(self.attempt, number=again, ids=known, standby=standby, pace=pace)
+        self._before = tokens
+        failure = Failure("gone" if self.http.gone else _kind(error), self._left(), error.retry_after)
+        action, self.exchange.retries = recover(self.attempt, failure, tokens, now, self.exchange.retries)
+        if isinstance(action, GiveUp | Restart):
             raise error
-        self.attempts += 1
-        if not error.retryable or self.attempts > ATTEMPTS or time.monotonic() > self.until or self.grade == "none":
-            raise error
-        if not self.told.tokens:
-            return
-        fast = self.grade == "fast" or isinstance(error, Mismatch)
-        if fast and (not _is_plain(self.body) or self.told.ids() is None or self.told.finished):
-            if isinstance(error, Mismatch):
-                raise error
-            fast = False
-        self.way = "fast" if fast else "exact"
-        self.charge.recovered(self.way)
+        if isinstance(action, Continue):
+            self.way = action.grade
+            self.charge.recovered(action.grade)
+            self.attempt = replace(self.attempt, drifted=self.attempt.drifted or action.grade == "fast")
+        if action.after:
+            await asyncio.sleep(action.after)
+
+    def _left(self) -> Left:
+        """What is left for this answer: its own weights, or only others."""
+        endpoints = self.exchange.models.endpoints(self.charge.serving)
+        same = not self._digest or not endpoints or any(e.digest == self._digest for e in endpoints)
+        return "same" if same else "other"
 
     async def _made(self) -> AsyncIterator[Chunk]:
         """One attempt: the part of its answer that was not sent yet."""
-        checking = Checking(self.told, self.way)
+        checking = Checking(self.told, self.way == "fast")
         async with aclosing(self._source()) as source:
             async for chunk in source:
-                if not self.attempts or (chunk := checking.rest(chunk)):
+                if not self.attempt.number or (chunk := checking.rest(chunk)):
                     self._note(chunk)
                     yield chunk
+        checking.end()
 
     async def _source(self) -> AsyncIterator[Chunk]:
         standby, self._standby = self._standby, None
@@ -104,7 +118,7 @@ class Session:
             return
         body = self.body
         if self.way == "fast" and self.told.tokens:
-            body = {**body, "continue_token_ids": self.told.ids()}
+            body = {**body, "continue_token_ids": self.told.ids}
         reply = await self.exchange.open(
             self.http, self.charge, self.path, orjson.dumps(body), wish=Wish(self._failed, self._digest)
         )
@@ -115,7 +129,7 @@ class Session:
                 raise await refusal(reply)
             async for chunk in parsed(reply):
                 yield chunk
-                if self.grade == "hot" and self._standby is None and self.told.tokens:
+                if self.attempt.policy.recovery == "hot" and self._standby is None and self.told.tokens:
                     await self._stand_by(reply)
         finally:
             reply.close()
@@ -139,10 +153,11 @@ class Session:
         self._identity = self._identity or {name: chunk[name] for name in SAME if name in chunk}
         chunk.update(self._identity)
         for choice in chunk.get("choices") or ():
-            piece = piece_of(choice)
-            self.told.add(choice["index"], piece)
-            self.charge.delivered(len(piece.ids or ()) or int(bool(piece.text)))
-            choice.pop("token_ids", None)
+            part, (channel, text) = self.told.part(choice["index"]), said(choice)
+            ids = choice.pop("token_ids", None)
+            part.add(None if ids is None else tuple(ids), text, channel)
+            part.finished = part.finished or choice.get("finish_reason") is not None
+            self.charge.delivered(len(ids or ()) or int(bool(text)))
         if chunk.get("usage"):
             self.charge.usage = usage_of(chunk["usage"])
         elif chunk.get("choices"):
@@ -151,33 +166,42 @@ class Session:
 
 
 class Checking:
-    """Holds a new attempt against what was told, piece by piece, and lets through what is new."""
+    """Holds a new attempt against what was told, and lets through what is new. `onward`: it begins where that ends."""
 
-    def __init__(self, told: Told, grade: Grade) -> None:
+    def __init__(self, told: Told, onward: bool) -> None:
         self._told = told
-        self._from_start = grade != "fast" or not told.tokens
-        self._at: dict[int, int] = {}
-        self._until = {index: len(pieces) for index, pieces in told.pieces.items()}
+        self._onward = onward and told.tokens > 0
+        self._checks = {} if self._onward else {index: part.verifier() for index, part in told.parts.items()}
 
     def rest(self, chunk: Chunk) -> Chunk | None:
         """Raises Mismatch."""
-        choices = [choice for choice in chunk.get("choices") or () if not self._was_told(choice)]
-        if not choices and chunk.get("choices"):
-            return {**chunk, "choices": []} if chunk.get("usage") else None
-        return {**chunk, "choices": choices}
+        choices = [new for choice in chunk.get("choices") or () if (new := self._new(choice))]
+        return {**chunk, "choices": choices} if choices or chunk.get("usage") or not chunk.get("choices") else None
 
-    def _was_told(self, choice: Chunk) -> bool:
-        index, piece = choice["index"], piece_of(choice)
-        if not self._from_start:
-            opening = (choice.get("delta") or {}).pop("role", None) is not None
-            return opening and not piece.ids and not piece.text and not piece.finish
-        at = self._at.get(index, 0)
-        if at >= self._until.get(index, 0):
-            return False
-        self._at[index] = at + 1
-        if not self._told.pieces[index][at].matches(piece):
-            raise Mismatch("the answer made again differs from what was sent")
-        return True
+    def _new(self, choice: Chunk) -> Chunk | None:
+        """What of a choice was not told yet."""
+        index, (channel, text) = choice["index"], said(choice)
+        if index not in self._told.parts:
+            return choice
+        if "delta" in choice:
+            choice["delta"].pop("role", None)
+        finish = choice.get("finish_reason") if not self._told.parts[index].finished else None
+        ids = choice.get("token_ids")
+        if index in self._checks and not self._checks[index].done:
+            self._checks[index], found = self._checks[index].feed(None if ids is None else tuple(ids), text, channel)
+            if isinstance(found, Differs):
+                raise Mismatch(f"the answer made again differs: {found.reason}")
+            if found.text != text:
+                choice = say(choice, channel, found.text)
+            choice["token_ids"] = ids = None if found.ids is None else list(found.ids)
+            text = found.text
+        return {**choice, "finish_reason": finish} if text or ids or finish else None
+
+    def end(self) -> None:
+        """Raises Mismatch when not all that was told has come again."""
+        for check in self._checks.values():
+            if found := check.end():
+                raise Mismatch(f"the answer made again differs: {found.reason}")
 
 
 class Standby:
@@ -226,15 +250,36 @@ class Standby:
             self._reply.close()
 
 
-def piece_of(choice: Chunk) -> Piece:
+def said(choice: Chunk) -> tuple[str, str]:
+    """The channel and the text of what a chunk adds to a choice."""
+    if "text" in choice:
+        return "text", choice["text"] or ""
     delta = choice.get("delta") or {}
-    calls = "".join((c.get("function") or {}).get("arguments") or "" for c in delta.get("tool_calls") or ())
-    text = "".join((choice.get("text") or "", delta.get("content") or "", delta.get("reasoning_content") or "", calls))
-    ids = choice.get("token_ids")
-    return Piece(None if ids is None else tuple(ids), text, choice.get("finish_reason"))
+    for channel in ("content", "reasoning_content"):
+        if delta.get(channel):
+            return channel, delta[channel]
+    calls = [(c.get("function") or {}).get("arguments") or "" for c in delta.get("tool_calls") or ()]
+    return ("tool_calls", "".join(calls)) if calls else ("content", "")
 
 
-def _is_plain(body: dict[str, Any]) -> bool:
-    """True where tokens alone say how to go on: one choice, no grammar, no tools."""
-    shaped = (body.get("response_format") or {}).get("type", "text") != "text"
-    return (body.get("n") or 1) == 1 and not body.get("tools") and not shaped
+def say(choice: Chunk, channel: str, text: str) -> Chunk:
+    """The choice with another text on a channel; calls of tools are continued, not begun."""
+    if channel == "text":
+        return {**choice, "text": text}
+    delta = choice["delta"]
+    if channel != "tool_calls":
+        return {**choice, "delta": {**delta, channel: text}}
+    rest = {name: value for name, value in delta.items() if name != channel}
+    if text:
+        rest[channel] = [{"index": delta[channel][0]["index"], "function": {"arguments": text}}]
+    return {**choice, "delta": rest}
+
+
+def _kind(error: AtollError) -> Kind:
+    if isinstance(error, Mismatch):
+        return "mismatch"
+    if isinstance(error, Overloaded):
+        return "overloaded"
+    if isinstance(error, DeadlineExceeded):
+        return "stalled"
+    return "died" if error.retryable else "request"

@@ -16,6 +16,7 @@ import orjson
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded, from_wire
+from atoll.core.health import Health
 from atoll.core.ports import Ask
 from atoll.core.prefix import Memory
 from atoll.core.route import OBJECTIVES, Decision, Request, route
@@ -27,6 +28,7 @@ ATTEMPTS = 3
 LIVELY = Timeouts(connect=2.0, head=3.0, idle=2.5)
 REMEMBERED = 1000
 SLOTS = 4
+PANIC = 3600.0
 REFUSALS = {429, 503}
 
 T = TypeVar("T")
@@ -183,6 +185,15 @@ class Fleet:
     def members(self, card_id: str) -> list[Spot]:
         return [member.spot for member in self._members.get(card_id, {}).values()]
 
+    def endpoints(self, card: Card) -> list[Endpoint]:
+        return [member.endpoint for member in self._members.get(card.id, {}).values()]
+
+    def heal(self, card_id: str, name: str) -> None:
+        """A probe found that an endpoint lives again."""
+        if (member := self._members.get(card_id, {}).get(name)) is not None and member.spot.health.opened:
+            self.view.health(card_id, name, Health())
+            self._wake()
+
     async def open(
         self, card: Card, path: str, body: bytes, content_type: str = "application/json", ask: Ask | None = None
     ) -> Answer:
@@ -208,12 +219,13 @@ class Fleet:
                 continue
 
     def decide(self, request: Request) -> Decision:
-        """Endpoints that a request excludes are used all the same when there are no others: better than nothing."""
+        """Endpoints that a request excludes are used all the same when there are no others, and ones with an open
+        circuit when all have: better than nothing."""
         now = time.time()
         decision = self.policy(request, self.view, self.memory, self.objective, self._rng, now)
-        if not decision.order and request.excluded:
-            request = replace(request, excluded=frozenset())
-            decision = self.policy(request, self.view, self.memory, self.objective, self._rng, now)
+        for wider, at in ((replace(request, excluded=frozenset()), now), (request, now + PANIC)):
+            if not decision.order and self._members.get(request.model):
+                decision = self.policy(wider, self.view, self.memory, self.objective, self._rng, at)
         if request.id:
             self.decisions[request.id] = Made(now, request, decision)
             if len(self.decisions) > REMEMBERED:

@@ -41,6 +41,12 @@ class Home:
             self.fleet.leave(name, station.endpoint(name).name)
         await station.close()
 
+    async def revive(self, region: str) -> None:
+        """A station that was killed listens again."""
+        await self.stations[region].revive()
+        for name in self.site.seats:
+            self.fleet.heal(name, self.stations[region].endpoint(name).name)
+
     def offer(self, card: Card, runner: Runner | None = None) -> None:
         self.fleet.offer(card)
         if card.engine != "cascade" and (card.engine != "remote" or runner is not None):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -21,11 +20,12 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from atoll.core.admission import Ticket
 from atoll.core.cards import Card, Weights, card_table
 from atoll.core.errors import AtollError, EngineFailed, Forbidden, NotFound, to_wire
 from atoll.core.types import Endpoint
 from atoll.regions.faults import Faults, Line
-from atoll.regions.queue import Queue, Ticket
+from atoll.regions.queue import Queue, Turn
 from atoll.regions.site import Seat, Site
 
 BEAT = 0.5
@@ -35,12 +35,25 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request, as its headers tell: who asks, how urgent it is, and by when (monotonic) it must have begun."""
+    """One request, as its headers tell. Its ticket says who asks, how urgent it is, and by when it must have begun."""
 
     seat: Seat
     path: str
     content_type: str
     ticket: Ticket
+
+
+class Protocol(HttpToolsProtocol):
+    """A connection that arrives while its station dies is dropped too."""
+
+    def __init__(self, station: Station, *of_uvicorn: Any) -> None:
+        super().__init__(*of_uvicorn)
+        self._station = station
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if not self._station.listening:
+            transport.abort()
 
 
 class Station:
@@ -59,13 +72,13 @@ class Station:
 
     async def listen(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
-            self, http=HttpToolsProtocol, lifespan="off", log_config=None, access_log=False, server_header=False,
+            self, http=Protocol, lifespan="off", log_config=None, access_log=False, server_header=False,
             date_header=False, timeout_keep_alive=75, loop="none",
         )  # fmt: skip
         config.load()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: HttpToolsProtocol(config, self._state, {}, loop), host, port, ssl=tls
+            lambda: Protocol(self, config, self._state, {}, loop), host, port, ssl=tls
         )
         bound = self._server.sockets[0].getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://{host}:{bound}"
@@ -75,6 +88,10 @@ class Station:
         url = f"{self.url}/m/{card_id}"
         return Endpoint(f"{card_id}@{self.region}", url, self.region, self.token, station=True, digest=digest)
 
+    @property
+    def listening(self) -> bool:
+        return self._server is not None
+
     async def kill(self) -> None:
         """Stop listening and drop every connection, as a dead machine does."""
         if self._server is not None:
@@ -82,6 +99,8 @@ class Station:
             self._server = None
         for connection in list(self._state.connections):
             connection.transport.abort()
+        while self._state.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
     async def revive(self) -> None:
         """Listen again where it did."""
@@ -127,8 +146,9 @@ class Station:
         if scope["method"] != "POST" or len(parts) < 4 or parts[1] != "m":
             raise NotFound("there is nothing here")
         seat = self.site.seat(parts[2])
-        deadline = time.monotonic() + float(headers.get(b"x-atoll-deadline", "600"))
-        ticket = Ticket(headers.get(b"x-atoll-key", ""), int(headers.get(b"x-atoll-priority", "5")), deadline)
+        deadline = asyncio.get_running_loop().time() + float(headers.get(b"x-atoll-deadline", "600"))
+        priority = int(headers.get(b"x-atoll-priority", "5"))
+        ticket = Ticket(headers.get(b"x-atoll-key", ""), priority, deadline=deadline)
         return Asked(seat, f"/{parts[3]}", headers.get(b"content-type", "application/json"), ticket)
 
     async def _admit(self, asked: Asked, body: bytes, line: Line) -> None:
@@ -150,7 +170,7 @@ class Station:
         finally:
             queue.leave(turn)
 
-    async def _chunks(self, asked: Asked, body: dict[str, Any], turn: asyncio.Future[None]) -> AsyncIterator[bytes]:
+    async def _chunks(self, asked: Asked, body: dict[str, Any], turn: Turn) -> AsyncIterator[bytes]:
         await turn
         assert asked.seat.runner is not None
         answer = asked.seat.runner.answer(asked.path, body, self._post(asked.seat.card.id))
