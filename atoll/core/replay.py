@@ -24,7 +24,7 @@ from atoll.core.view import Group, Spot, View
 VERSION = 1
 STATE = (
     "name", "region", "limit", "slots", "context", "digest", "joules", "base", "per_token", "decode", "hold", "ttft",
-    "outstanding", "others", "queued", "backlog", "seq", "speed",
+    "trust", "outstanding", "others", "queued", "backlog", "seq", "speed",
 )  # fmt: skip
 
 Dice = Callable[[int], Rng]

@@ -7,9 +7,10 @@ after hard filters: region live and allowed, model, modalities, context, weights
 ties go to the endpoint that joined first.
 
 Prefix affinity is bounded as in consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): that an
-endpoint holds a prefix counts only while, with this request, it has at most ceil(c x its fair share) of the load of the
-live, allowed endpoints (share by slots; c = 1.25). Beyond, it is scored as if it held nothing, the request goes
-elsewhere, and the memory learns of a second holder: a hot prefix spreads instead of drawing everyone to one place.
+endpoint holds a prefix counts only while it has a free slot, or while with this request it has at most ceil(c x its
+fair share) of the load of the live, allowed endpoints (share by slots; c = 1.25). So nobody queues for a prefix where
+others idle. Beyond the bound it is scored as if it held nothing, the request goes elsewhere, and the memory learns of a
+second holder: a hot prefix spreads instead of drawing everyone to one place.
 
 Two levels keep it fast: each shelf of the view (the like endpoints of one region) nominates its least loaded one, the
 memory adds up to four holders of the longest known prefixes, and only these are scored: some 30 of 1,856. It is plain
@@ -78,8 +79,8 @@ OBJECTIVES: dict[str, Objective] = {
     for o in (
         Objective("fastest"),
         Objective("balanced", seconds_per_dollar=200.0, seconds_per_gram=0.5, seconds_per_load=0.05),
-        Objective("cheapest", seconds_per_dollar=1e6),
-        Objective("greenest", seconds_per_gram=1e4),
+        Objective("cheapest", seconds_per_dollar=2e4),
+        Objective("greenest", seconds_per_gram=50.0),
     )
 }
 
@@ -167,8 +168,10 @@ def route(
         spot = group.spots.get(name)
         if spot is None or closed(spot, request) or unfit(spot, request, now):
             continue
-        bounded = spot.load + 1 <= ceil(objective.bound * (load + 1) * spot.slots / (slots or spot.slots))
-        ranked.append(score(spot, cached_tokens(request, depth) if bounded else 0, request, objective))
+        share = (load + 1) * spot.slots / (slots or spot.slots)
+        bounded = spot.load < max(spot.slots, ceil(objective.bound * share))
+        cached = int(cached_tokens(request, depth) * spot.trust) if bounded else 0
+        ranked.append(score(spot, cached, request, objective))
         if not bounded:
             spilled.append(name)
     if len(ranked) < ORDER and len(ranked) + len(lost) < len(group.spots):

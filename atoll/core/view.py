@@ -20,6 +20,7 @@ from atoll.core.types import Price
 
 RING_POINTS = 8
 LEARNING = 0.2
+HOPEFUL = 1e-5
 TYPICAL_TOKENS = 500.0
 
 
@@ -38,8 +39,10 @@ class Spot:
     """An endpoint that serves one card. Only `View` changes it after it joined.
 
     Given: `limit` outstanding requests at most (0: none), `slots` requests worked on at once, `context` in tokens
-    (0: unknown), `joules` per token read or written. Learned, from a first guess: `base` seconds and `per_token`
-    seconds of prefill, `decode` tokens/s of one stream, `hold` seconds a request keeps its slot, `ttft` mean seconds.
+    (0: unknown), `joules` per token read or written. Learned: `base` seconds and `per_token` seconds of prefill,
+    `decode` tokens/s of one stream, `hold` seconds a request keeps its slot, `ttft` mean seconds, from `seen` requests,
+    the last at `seen_at`; `trust`, the share of tokens thought cached that were. The first guesses are hopeful: what
+    was thought too good is tried and known, what was thought too bad would never be tried.
     Counted: `outstanding` requests sent from here and not finished, `others` sent by others (as the region reports),
     `queued` that wait there, `backlog` prompt tokens sent and not yet read. `wait` and `load` follow from these.
     """
@@ -54,10 +57,13 @@ class Spot:
     digest: str = ""
     joules: float = 1.0
     base: float = 0.0
-    per_token: float = 0.001
-    decode: float = 50.0
-    hold: float = 1.0
+    per_token: float = HOPEFUL
+    decode: float = 0.0
+    hold: float = 0.1
     ttft: float = 0.0
+    seen: int = 0
+    trust: float = 1.0
+    seen_at: float = 0.0
     health: Health = Health()
     outstanding: int = 0
     others: int = 0
@@ -196,12 +202,15 @@ class Group:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A request on its way: `tokens` of its prompt are to be read, `expected` seconds of waiting before that."""
+    """A request on its way: `tokens` of its prompt are to be read, `cached` are thought to be held there. `waits`
+    seconds of waiting are expected before that, with the round trip `expected`."""
 
     group: Group
     spot: Spot
     tokens: int
+    cached: int
     began: float
+    waits: float
     expected: float
     first_at: float | None = None
     done: bool = False
@@ -256,47 +265,56 @@ class View:
         group = self.groups.get(model)
         return group.spots.get(name) if group else None
 
-    def begin(self, model: str, spot: Spot, tokens: int, now: float) -> Ticket:
-        """A request leaves for an endpoint; `tokens` of its prompt are not known to be cached there."""
+    def begin(
+        self, model: str, spot: Spot, tokens: int, now: float, cached: int = 0, rtt: float | None = None
+    ) -> Ticket:
+        """A request leaves for an endpoint, `rtt` seconds away if that is not the region's: `tokens` of its prompt are
+        to be read there, `cached` more are thought to be held (`Decision.cached`)."""
         group = self.groups[model]
-        ticket = Ticket(group, spot, tokens, now, spot.wait - spot.base + spot.place.rtt)
+        waits = spot.wait - spot.base
+        away = spot.place.rtt if rtt is None else rtt
+        ticket = Ticket(group, spot, tokens, cached, now, waits, waits + away)
         spot.outstanding += 1
         spot.backlog += tokens
         group.count(spot)
         return ticket
 
     def first(self, ticket: Ticket, now: float) -> None:
-        """Its first token arrived: learn how long this endpoint takes before it, and what a prompt token costs.
-
-        A normalised least-mean-squares step (Widrow and Hoff 1960) on seconds = base + tokens x per_token."""
+        """Its first token arrived, so its prompt is read."""
         if ticket.first_at is not None or ticket.done:
             return
         spot, seconds = ticket.spot, now - ticket.began
         ticket.first_at = now
-        spot.ttft = seconds if not spot.ttft else spot.ttft + LEARNING * (seconds - spot.ttft)
-        size = ticket.tokens / TYPICAL_TOKENS
-        missed = seconds - ticket.expected - spot.base - ticket.tokens * spot.per_token
-        step = LEARNING * missed / (1.0 + size * size)
-        spot.base = max(0.0, spot.base + step)
-        spot.per_token = max(1e-6, spot.per_token + step * size / TYPICAL_TOKENS)
+        spot.ttft = spot.ttft + LEARNING * (seconds - spot.ttft) if spot.ttft else seconds
         spot.backlog -= ticket.tokens
         spot.estimate()
-        ticket.group.clock(spot)
 
-    def finish(self, ticket: Ticket, now: float, output: int = 0, ok: bool | None = None) -> None:
-        """It ended after `output` tokens. `ok` is for its health: None says nothing (the client went away)."""
+    def forgive(self, now: float, after: float = 30.0) -> None:
+        """Think a little better of endpoints not heard of for `after` seconds, so that one that was slow is tried
+        again. Call it every few seconds; it looks at every endpoint."""
+        for group in self.groups.values():
+            for spot in list(group.spots.values()):
+                if spot.seen and now - spot.seen_at > after:
+                    spot.base = spot.base / 2 if spot.base > 0.001 else 0.0
+                    spot.per_token = max(HOPEFUL, spot.per_token / 2)
+                    group.count(spot)
+                    group.clock(spot)
+
+    def finish(
+        self, ticket: Ticket, now: float, output: int = 0, ok: bool | None = None, cached: int | None = None
+    ) -> None:
+        """It ended after `output` tokens, `cached` of its prompt having been in the engine's cache, if the engine said
+        so. `ok` is for the endpoint's health: None says nothing (the client went away)."""
         if ticket.done:
             return
         ticket.done = True
         spot = ticket.spot
-        if ticket.first_at is not None and ok:
-            busy = now - ticket.first_at
-            spot.hold += LEARNING * (busy + ticket.tokens * spot.per_token - spot.hold)
-            if output > 1 and busy > 0:
-                spot.decode += LEARNING * ((output - 1) / busy - spot.decode)
         spot.outstanding -= 1
         if ticket.first_at is None:
             spot.backlog -= ticket.tokens
+        elif ok:
+            _learn(ticket, now, output, cached)
+            ticket.group.clock(spot)
         ticket.group.count(spot)
         if ok is not None:
             ticket.group.judge(spot, observe(spot.health, ok, now))
@@ -321,3 +339,31 @@ class View:
 
 def _pace(spot: Spot) -> float:
     return math.log(spot.base + TYPICAL_TOKENS * spot.per_token, 4.0)
+
+
+def _learn(ticket: Ticket, now: float, output: int, cached: int | None) -> None:
+    """What a request that ended well tells of its endpoint: seconds before the first token, seconds a token of prompt,
+    tokens/s after that, seconds a slot was held, and how much of what was thought cached there really was.
+
+    Seconds before the first token, waiting taken off, are fitted to base + tokens x per_token by normalised least mean
+    squares (Widrow and Hoff 1960). The more of the time was waiting, the less is learned from it: its error is not the
+    engine's. The first requests count fully."""
+    spot, first_at = ticket.spot, ticket.first_at or now
+    rate = max(LEARNING, 1.0 / (spot.seen + 1))
+    tokens = ticket.tokens
+    if cached is not None:
+        tokens = max(1, ticket.tokens + ticket.cached - cached)
+        if ticket.cached:
+            spot.trust += LEARNING * (min(1.0, cached / ticket.cached) - spot.trust)
+    seconds, busy = first_at - ticket.began, now - first_at
+    own, size = spot.base + tokens * spot.per_token, tokens / TYPICAL_TOKENS
+    missed = seconds - ticket.expected - own
+    weight = (own + 0.01) / (own + 0.01 + ticket.waits)
+    step = rate * weight * missed / (1.0 + size * size)
+    spot.base = max(0.0, spot.base + step)
+    spot.per_token = max(1e-6, spot.per_token + step * size / TYPICAL_TOKENS)
+    spot.hold += rate * (busy + tokens * spot.per_token - spot.hold)
+    if output > 1 and busy > 0:
+        spot.decode += (rate if spot.decode else 1.0) * ((output - 1) / busy - spot.decode)
+    spot.seen += 1
+    spot.seen_at = now

@@ -133,8 +133,8 @@ def test_a_cached_prefix_wins_over_distance_when_prefill_costs_more() -> None:
     st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=250),
 )  # fmt: skip
 def test_affinity_cannot_herd(regions, each, slots, c, history) -> None:
-    """Equal endpoints, any mix of hot prompts, requests that end in any order: the request's endpoint never holds more
-    than ceil(c x its share of the load), whatever it has cached."""
+    """Equal endpoints, any mix of hot prompts, requests that end in any order: a request sent where its prefix is found
+    a free slot there, or leaves the endpoint with at most ceil(c x its share of the load)."""
     view, memory = even(regions, each, slots=slots, per_token=0.01), Memory()
     objective, under_way = Objective("fastest", bound=c), []
     for step, (hot, ends) in enumerate(history):
@@ -147,7 +147,7 @@ def test_affinity_cannot_herd(regions, each, slots, c, history) -> None:
         under_way.append(view.begin(MODEL, spot, 1000 - decision.cached, NOW + step))
         if decision.cached:
             total = sum(s.load for s in view.groups[MODEL].spots.values())
-            assert spot.load <= ceil(c * total / (regions * each))
+            assert spot.load <= max(slots, ceil(c * total / (regions * each)))
         if ends:
             ticket = under_way.pop(hot % len(under_way))
             view.finish(ticket, NOW + step)
@@ -237,3 +237,38 @@ def test_the_view_learns_how_fast_an_endpoint_is() -> None:
     assert spot.per_token == pytest.approx(0.0002, rel=0.05)
     assert spot.base == pytest.approx(0.08, rel=0.1)
     assert spot.wait == pytest.approx(0.08, rel=0.1)
+
+
+def test_an_endpoint_whose_cache_forgets_is_believed_less() -> None:
+    view, memory = even(1, 1, per_token=0.001), Memory()
+    view.join(MODEL, Spot("other", "r0", per_token=0.001))
+    prompt = b"x" * 4096
+    memory.hold(blocks(prompt), "r0-0")
+    request = Request("r", MODEL, prompt=1000, prompt_bytes=4096, blocks=blocks(prompt))
+    assert decide(request, view, memory).cached == 999
+    for told in (0, 0, 0, 999):
+        spot = view.spot(MODEL, "r0-0")
+        ticket = view.begin(MODEL, spot, 1, NOW, cached=999)
+        view.first(ticket, NOW + 1)
+        view.finish(ticket, NOW + 2, output=9, ok=True, cached=told)
+    trust = view.spot(MODEL, "r0-0").trust
+    assert trust == pytest.approx(0.8**3 + 0.2 * (1 - 0.8**3))
+    assert {s[2].name: s[3] for s in decide(request, view, memory).ranked} == {"r0-0": int(999 * trust), "other": 0}
+
+
+def test_an_endpoint_that_was_slow_is_tried_again_after_a_while() -> None:
+    view = even(1, 2)
+    slow = view.spot(MODEL, "r0-0")
+    ticket = view.begin(MODEL, slow, 100, NOW)
+    view.first(ticket, NOW + 20)
+    view.finish(ticket, NOW + 21, output=10, ok=True)
+    request, asked = Request("r", MODEL, prompt=100), 0
+    assert decide(request, view).chosen == "r0-1"
+    quick = view.begin(MODEL, view.spot(MODEL, "r0-1"), 100, NOW)
+    view.first(quick, NOW + 0.5)
+    view.finish(quick, NOW + 1, output=10, ok=True)
+    while decide(request, view).chosen == "r0-1" and asked < 50:
+        asked += 1
+        view.forgive(NOW + 21 + 5 * asked, after=30)
+        view.spot(MODEL, "r0-1").seen_at = NOW + 21 + 5 * asked
+    assert 6 < asked < 20
