@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
-from atoll.core.places import RegionStatus
+from atoll.core.places import Region, RegionStatus
 from atoll.core.quota import Account
 from atoll.core.route import Request
 from atoll.core.types import Endpoint, Entry, Key
@@ -63,11 +63,13 @@ class Reply(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request wants of the fleet: a place by `request`, a turn by `priority` (0 to 9), within `deadline` s."""
+    """What a request wants of the fleet: a place by `request`, a turn by `priority` (0 to 9), within `deadline` s.
+    `waits`: while no region that it may use can serve, wait for one until then."""
 
     request: Request
     priority: int = 5
     deadline: float = 600.0
+    waits: bool = False
 
 
 class Models(Protocol):
@@ -206,4 +208,34 @@ class Roster(Protocol):
 
     def fail(self, card_id: str, reason: str) -> None:
         """No endpoint will come: requests are refused with `reason` instead of waiting for one."""
+        ...
+
+
+class Regions(Protocol):
+    """The regions of this cloud (`regions.world.World`)."""
+
+    regions: Mapping[str, Region]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One a region: what the catalogue says of it, who serves it, and how it is now."""
+        ...
+
+    async def change(self, id: str, status: RegionStatus) -> Region:
+        """Open (`live`), drain (`draining`) or close (`retired`). Raises NotFound or Conflict."""
+        ...
+
+    async def drill(self, id: str, kind: str, seconds: float) -> None:
+        """Break a region for a while: kill, stall, slow, partition. Raises NotFound, InvalidRequest or Conflict."""
+        ...
+
+    def settings(self) -> Mapping[str, Any]:
+        """`home`, the gateway's own region; `wan`, whether latency is emulated; `objective` of routing."""
+        ...
+
+    def decisions_of(self, request_id: str, key_id: str | None) -> Sequence[Mapping[str, Any]]:
+        """Why a request went where it did, newest last; empty where it is not kept, or is another key's."""
+        ...
+
+    def weigh(self, request: Request) -> Mapping[str, Any]:
+        """What would be decided about `request` now, with every endpoint of its card."""
         ...

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from atoll.core.errors import SetupError
-from atoll.core.ports import Keys, Ledger, Responses
+from atoll.core.ports import Keys, Ledger, Places, Responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Store:
     ledger: Ledger
     keys: Keys
     responses: Responses
+    places: Places
     _close: Callable[[], Awaitable[None]]
 
     async def close(self) -> None:
@@ -28,25 +29,25 @@ class Store:
 
 
 async def _memory(_url: str) -> Store:
-    from atoll.store.memory import MemoryKeys, MemoryLedger, MemoryResponses
+    from atoll.store.memory import MemoryKeys, MemoryLedger, MemoryPlaces, MemoryResponses
 
     async def close() -> None: ...
 
-    return Store(MemoryLedger(), MemoryKeys(), MemoryResponses(), close)
+    return Store(MemoryLedger(), MemoryKeys(), MemoryResponses(), MemoryPlaces(), close)
 
 
 async def _sqlite(url: str) -> Store:
     from atoll.store.sql import open_sql
     from atoll.store.sqlite import SqliteBackend
 
-    return Store(*await open_sql(url, SqliteBackend))
+    return await open_sql(url, SqliteBackend)
 
 
 async def _postgres(url: str) -> Store:
     from atoll.store.postgres import PostgresBackend
     from atoll.store.sql import open_sql
 
-    return Store(*await open_sql(url, PostgresBackend))
+    return await open_sql(url, PostgresBackend)
 
 
 STORES: dict[str, Callable[[str], Awaitable[Store]]] = {
@@ -62,7 +63,7 @@ async def open_store(url: str) -> Store:
     `postgresql://user:password@host/name` or `memory://`.
 
     Raises SetupError when the URL, the file, the server or the schema is not usable, and when another
-    gateway writes to the same database; the message says what to do.
+    gateway writes to the same SQLite file; the message says what to do. Gateways may share one PostgreSQL.
     """
     scheme = url.split("://", 1)[0]
     if "://" not in url or scheme not in STORES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
@@ -10,15 +11,25 @@ from atoll.core.errors import AtollError
 
 
 class Backend(Protocol):
-    """One database: connections to it, the claim that lets this process write, its error messages. `gateway` is the
-    identity under which it writes, new with every start."""
+    """One database: connections to it, the claim under which this process writes, its error messages. `gateway` is
+    the identity of this process, new with every start; `shared` tells whether others may write beside it."""
 
     engine: Engine
     gateway: str
+    shared: bool
     placeholder: str
 
     def claim(self, connection: Connection) -> None:
-        """Make `connection` the one that writes. Raises SetupError naming the holder when another process has it."""
+        """Make `connection` the one that writes, until it ends. Raises SetupError naming the holder when another
+        process writes to a database that is not shared."""
+        ...
+
+    def claimed(self, connection: Connection, gateways: Iterable[str]) -> set[str]:
+        """Those of `gateways` whose claim is held now."""
+        ...
+
+    def now(self, connection: Connection) -> float:
+        """The time, by a clock that all gateways on this database share."""
         ...
 
     def begin(self, connection: Connection) -> None:
@@ -28,7 +39,7 @@ class Backend(Protocol):
     def release(self) -> None: ...
 
     def check(self, connection: Connection) -> None:
-        """Raises SetupError when the stored data is damaged."""
+        """Before the tables are touched, in the same transaction. Raises SetupError when the stored data is damaged."""
         ...
 
     def explain(self, error: BaseException, doing: str) -> AtollError:

@@ -12,15 +12,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from sqlalchemy import Connection, Integer, case, cast, func, select, tuple_, update
+from sqlalchemy import Connection, Integer, case, cast, func, select, tuple_
 
 from atoll.core.errors import AtollError, InvalidRequest, SetupError
 from atoll.core.quota import WINDOW, Account, Slot
 from atoll.core.types import Entry
 from atoll.store import schema
 from atoll.store.backend import Backend
+from atoll.store.gateways import bury
 from atoll.store.groups import Batch, Group, Groups
-from atoll.store.months import INTERRUPTED, period
+from atoll.store.months import period
 from atoll.store.readers import Readers
 from atoll.store.schema import entries, spend
 from atoll.store.writer import Done, Writer
@@ -36,6 +37,7 @@ ID, KEY, PERIOD, COST = (list(entries.c.keys()).index(name) for name in ("id", "
 
 class SqlLedger:
     def __init__(self, backend: Backend, writer: Writer, readers: Readers, linger: float = LINGER_S):
+        self._backend = backend
         self._writer = writer
         self._readers = readers
         self._statements = Statements(backend)
@@ -45,7 +47,7 @@ class SqlLedger:
         return self._groups.add(entry)
 
     async def recover(self, now: float) -> dict[str, Account]:
-        return await self._writer.run(partial(_recover, now=now))
+        return await self._writer.run(partial(_recover, backend=self._backend, now=now))
 
     async def entries(
         self,
@@ -158,10 +160,9 @@ def _powers_of_two(rows: list) -> Iterator[list]:
         start, left = start + size, left - size
 
 
-def _recover(connection: Connection, now: float) -> dict[str, Account]:
+def _recover(connection: Connection, backend: Backend, now: float) -> dict[str, Account]:
     c = entries.c
-    stop = update(entries).where(c.status == "open").values(status="interrupted", error=INTERRUPTED)
-    connection.execute(stop)
+    bury(backend, connection, also=backend.gateway)
     month = period(now)
     spent = select(spend.c.key_id, spend.c.nano).where(spend.c.period == month, spend.c.nano != 0)
     second = cast(func.floor(c.created_at), Integer).label("second")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
 
 from atoll.core.errors import Conflict, NotFound
+from atoll.core.places import RegionStatus
 from atoll.core.quota import WINDOW, Account, Slot
 from atoll.core.types import Entry, Key
 from atoll.store.months import INTERRUPTED, period, settled_at
@@ -106,6 +107,18 @@ class MemoryKeys:
 
     def _shares_digest(self, key: Key) -> bool:
         return any(k.digest == key.digest and k.id != key.id for k in self._keys.values())
+
+
+class MemoryPlaces:
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[RegionStatus, float]] = {}
+
+    async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
+        if region_id not in self._places or self._places[region_id][1] <= at:
+            self._places[region_id] = (status, at)
+
+    async def all(self) -> Mapping[str, tuple[RegionStatus, float]]:
+        return dict(sorted(self._places.items()))
 
 
 class MemoryResponses:

@@ -1,33 +1,36 @@
-"""PostgreSQL through psycopg: the writing connection holds an advisory lock, so losing one is losing the other."""
+"""PostgreSQL through psycopg, for any number of gateways. The connection through which one writes holds an advisory
+lock under the gateway's number, so that the others see at once when it is gone."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, text
-from sqlalchemy.exc import OperationalError
 
 from atoll.core.errors import AtollError, Overloaded, SetupError
 
 LOCK = 0x41746F6C6C
+SPACE = 0x41746F6C
 CONNECT_S = 5
 STATEMENT_MS = 30_000
-CLAIM_MS = 2_000
-LOCK_NOT_AVAILABLE = "55P03"
 DISK_FULL = "53100"
 
-HOLDER = text(
-    "SELECT a.application_name, a.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory'"
-    " AND l.granted AND l.objsubid = 1 AND l.classid::bigint << 32 | l.objid::bigint = :lock"
-    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+CLAIM = text("SELECT pg_advisory_lock_shared(:space, :number)")
+CLAIMED = text(
+    "SELECT DISTINCT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+    " AND classid::bigint = :space AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+PREPARE = text("SELECT pg_advisory_xact_lock(:lock)")
+NOW = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
 class PostgresBackend:
     placeholder = "%s"
+    shared = True
 
     def __init__(self, url: URL):
         try:
@@ -53,21 +56,17 @@ class PostgresBackend:
         )
 
     def claim(self, connection: Connection) -> None:
-        """Waits a moment: the server may still be ending the session of a gateway that was killed just now."""
-        try:
-            with connection.begin():
-                connection.execute(text(f"SET LOCAL lock_timeout = {CLAIM_MS}"))
-                connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-            return
-        except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                raise
+        """A lock of this gateway's own. It is shared, so that a connection made again need not wait for the server to
+        notice that the old one is gone."""
         with connection.begin():
-            holder = connection.execute(HOLDER, {"lock": LOCK}).first()
-        who = f"{holder[0]}, server process {holder[1]}" if holder else "one that is just leaving"
-        raise SetupError(
-            f"the database {self.place} is in use by another Atoll ({who}); stop it, or give this one another database"
-        )
+            connection.execute(CLAIM, {"space": SPACE, "number": _number(self.gateway)})
+
+    def claimed(self, connection: Connection, gateways: Iterable[str]) -> set[str]:
+        held = set(connection.execute(CLAIMED, {"space": SPACE}).scalars())
+        return {gateway for gateway in gateways if _number(gateway) in held}
+
+    def now(self, connection: Connection) -> float:
+        return connection.execute(NOW).scalar_one()
 
     def begin(self, connection: Connection) -> None:
         """psycopg begins by itself."""
@@ -76,7 +75,8 @@ class PostgresBackend:
         self.engine.dispose()
 
     def check(self, connection: Connection) -> None:
-        """The server verifies its own pages."""
+        """The server verifies its own pages. Gateways that start at once migrate one after the other."""
+        connection.execute(PREPARE, {"lock": LOCK})
 
     def explain(self, error: BaseException, doing: str) -> AtollError:
         cause = getattr(error, "orig", None) or error
@@ -88,3 +88,8 @@ class PostgresBackend:
 
     def driver(self, connection: Connection) -> Any:
         return connection.connection.driver_connection
+
+
+def _number(gateway: str) -> int:
+    """A gateway's lock: 28 bits of its identity."""
+    return int(gateway[:7], 16)

@@ -1,26 +1,26 @@
-"""Opens a SQL database: the three ports over one writer and a few readers."""
+"""Opens a SQL database: the ports over one writer and a few readers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from sqlalchemy import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError
 
 from atoll.core.errors import Overloaded, SetupError
+from atoll.store import Store
 from atoll.store.backend import Backend
+from atoll.store.gateways import Gateways, register
 from atoll.store.keys import SqlKeys
 from atoll.store.ledger import SqlLedger
 from atoll.store.migrate import migrate
 from atoll.store.readers import Readers
+from atoll.store.regions import SqlPlaces
 from atoll.store.responses import SqlResponses
 from atoll.store.writer import Writer
 
 
-async def open_sql(
-    url: str, backend_for: Callable[[URL], Backend]
-) -> tuple[SqlLedger, SqlKeys, SqlResponses, Callable[[], Awaitable[None]]]:
-    """The ledger, the keys, the responses, and what closes them."""
+async def open_sql(url: str, backend_for: Callable[[URL], Backend]) -> Store:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -31,6 +31,7 @@ async def open_sql(
     def prepare(connection: Connection) -> None:
         backend.check(connection)
         migrate(connection)
+        register(backend, connection)
 
     try:
         await writer.start(prepare)
@@ -39,11 +40,16 @@ async def open_sql(
     readers = Readers(backend)
     ledger = SqlLedger(backend, writer, readers)
 
+    gateways = Gateways(backend, writer)
+    gateways.start()
+
     async def close() -> None:
         try:
             await ledger.close()
         finally:
+            await gateways.close()
             await readers.close()
             await writer.stop()
 
-    return ledger, SqlKeys(writer, readers), SqlResponses(writer, readers), close
+    responses, places = SqlResponses(writer, readers), SqlPlaces(writer, readers)
+    return Store(ledger, SqlKeys(writer, readers), responses, places, close)

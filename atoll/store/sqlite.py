@@ -6,6 +6,8 @@ import fcntl
 import os
 import secrets
 import sqlite3
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,6 +48,7 @@ def damaged(path: Path, detail: str) -> SetupError:
 
 class SqliteBackend:
     placeholder = "?"
+    shared = False
 
     def __init__(self, url: URL):
         if not url.database or url.database == ":memory:":
@@ -93,6 +96,12 @@ class SqliteBackend:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         self._lock = lock
+
+    def claimed(self, connection: Connection, gateways: Iterable[str]) -> set[str]:
+        return {self.gateway}.intersection(gateways)
+
+    def now(self, connection: Connection) -> float:
+        return time.time()
 
     def begin(self, connection: Connection) -> None:
         """Asks for the write lock at once, so that it never has to be upgraded."""

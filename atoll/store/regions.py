@@ -1,0 +1,35 @@
+"""What operators decided about regions, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from sqlalchemy import Connection, select, text
+
+from atoll.core.places import RegionStatus
+from atoll.store.readers import Readers
+from atoll.store.schema import places
+from atoll.store.writer import Writer
+
+PUT = text(
+    "INSERT INTO places (region_id, status, at) VALUES (:region_id, :status, :at) ON CONFLICT (region_id)"
+    " DO UPDATE SET status = excluded.status, at = excluded.at WHERE excluded.at >= places.at"
+)
+
+
+class SqlPlaces:
+    def __init__(self, writer: Writer, readers: Readers):
+        self._writer = writer
+        self._readers = readers
+
+    async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
+        await self._writer.run(partial(_put, row={"region_id": region_id, "status": status, "at": at}))
+
+    async def all(self) -> Mapping[str, tuple[RegionStatus, float]]:
+        rows = await self._readers.fetch(select(places).order_by(places.c.region_id))
+        return {row.region_id: (row.status, row.at) for row in rows}
+
+
+def _put(connection: Connection, row: dict[str, object]) -> None:
+    connection.execute(PUT, row)
