@@ -20,7 +20,8 @@ from the ledger what it spent: without either nobody can know, and the pool does
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from atoll.core.quota import WINDOW, Ask, Reject
 from atoll.core.types import Limits
@@ -180,6 +181,23 @@ def bury(pool: Pool, holder: str, spent: Mapping[int, Amount], when: Moment) -> 
 def doubt(pool: Pool, now: float) -> int:
     """Nanodollars that leases which have ended may have spent."""
     return sum(loan.open.cost for loan in pool.loans if now >= loan.expires_at)
+
+
+def dump(pool: Pool) -> dict[str, Any]:
+    """As JSON types, for the row that keeps it."""
+    return asdict(pool)
+
+
+def load(row: Mapping[str, Any]) -> Pool:
+    """What `dump` gave, also after a way through JSON."""
+    loans = (
+        Loan(
+            x["holder"], x["n"], Amount(**x["amount"]), Amount(**x["ceiling"]), x["expires_at"], x["period"],
+            Amount(**x["spent"]), x["seq"], tuple((s, r, t) for s, r, t in x["uses"]),
+        )
+        for x in row["loans"]
+    )  # fmt: skip
+    return Pool(row["period"], row["spent"], tuple(loans), {h: (n, at) for h, (n, at) in row["last"].items()})
 
 
 def _refusal(pool: Pool, limits: Limits, want: Want, when: Moment) -> Reject | Recall | None:
