@@ -121,6 +121,10 @@ class Ledger(Protocol):
         """Newest first. The page after an entry `e`: before=e.created_at, before_id=e.id."""
         ...
 
+    async def entry(self, id: str) -> Entry | None:
+        """The row of a request, once it is on disk."""
+        ...
+
     async def usage(self, *, since: float, until: float, step: float, key_id: str | None = None) -> Sequence[dict]:
         """Sums per time bucket, key and model: keys `start, key_id, model, requests, failed, input, output,
         cached, cost`, where `start` is the bucket's first second (a multiple of `step`)."""

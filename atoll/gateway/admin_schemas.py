@@ -35,7 +35,9 @@ class ResidencyBody(BaseModel):
     def over(self, old: Residency) -> Residency:
         """`old` with the fields that were given."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        return replace(old, **{n: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for n, v in given.items()})
+        for axis in given.keys() & {"process_in", "store_in"}:
+            given[axis] = tuple(dict.fromkeys(place.lower() for place in given[axis]))
+        return replace(old, **given)
 
 
 class PolicyBody(BaseModel):

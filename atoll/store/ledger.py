@@ -67,6 +67,10 @@ class SqlLedger:
             query = query.where(entries.c.created_at < before)
         return [schema.to_entry(row) for row in await self._readers.fetch(query)]
 
+    async def entry(self, id: str) -> Entry | None:
+        found = await self._readers.fetch(select(entries).where(entries.c.id == id))
+        return schema.to_entry(found[0]) if found else None
+
     async def usage(self, *, since: float, until: float, step: float, key_id: str | None = None) -> Sequence[dict]:
         c = entries.c
         start = (func.floor(c.created_at / step) * step).label("start")

@@ -72,6 +72,9 @@ class MemoryLedger:
         ]
         return sorted(rows, key=lambda e: (e.created_at, e.id), reverse=True)[:limit]
 
+    async def entry(self, id: str) -> Entry | None:
+        return self._rows.get(id)
+
     async def usage(self, *, since: float, until: float, step: float, key_id: str | None = None) -> Sequence[dict]:
         sums: dict[tuple, dict] = {}
         for e in self._rows.values():

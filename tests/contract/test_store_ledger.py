@@ -39,6 +39,8 @@ async def test_an_entry_comes_back_as_it_was_recorded(store: Store):
     moved = replace(moved, stored_in="eu-west-1", rule="process in eu; store in eu; reject")
     await record_all(store, DONE, failed, moved)
     assert await store.ledger.entries() == [moved, failed, DONE]
+    assert await store.ledger.entry("req-3") == moved
+    assert await store.ledger.entry("req-4") is None
 
 
 async def test_the_last_record_of_an_id_wins_flushed_or_not(store: Store):
