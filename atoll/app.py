@@ -7,26 +7,35 @@ import contextlib
 import gc
 import logging
 import os
+import secrets
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import uvloop
 
 from atoll import __version__, console
+from atoll.core.distance import round_trip
 from atoll.core.errors import AtollError, SetupError
 from atoll.core.findings import Finding
+from atoll.core.places import Region, RegionStatus
+from atoll.core.route import OBJECTIVES
 from atoll.core.types import Key
 from atoll.core.types import Limits as KeyLimits
 from atoll.engines.checks import check_machine, check_network, check_weights
 from atoll.engines.library import Library, Place
+from atoll.engines.process import Child, Spec, exit_with_parent
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.admin import Admin, new_key
 from atoll.gateway.asgi import Gateway, Limits
 from atoll.gateway.exchange import Exchange
 from atoll.gateway.metrics import Metrics
+from atoll.gateway.places import Places
+from atoll.gateway.placing import Placing
 from atoll.gateway.rest import build_rest
 from atoll.gateway.server import bind, bind_operator, build_server
 from atoll.gateway.tracing import Tracer
@@ -34,6 +43,8 @@ from atoll.regions.catalogue import read_regions
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
 from atoll.regions.site import Site
+from atoll.regions.station import Station
+from atoll.regions.world import Plan, World
 from atoll.settings import Settings
 from atoll.store import Store, open_store
 from atoll.store.checks import check_store
@@ -74,11 +85,15 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         stack.push_async_callback(fleet.close)
         home = Home(fleet, Site(), settings.region, settings.slots)
         stack.push_async_callback(home.close)
-        await home.open([settings.region])
+        world = _world(settings, home, fleet)
+        if settings.route_log:
+            fleet.log = stack.enter_context(_append(Path(settings.route_log))).write
+        stack.push_async_callback(world.close)
         library = Library(_place(settings), home)
         stack.push_async_callback(library.stop)
         library.start(settings.models, progress)
-        exchange = Exchange(fleet, accounts, store.ledger)
+        await world.start(_round_trips(world), {})
+        exchange = Exchange(fleet, accounts, store.ledger, Placing(world.regions, settings.region))
         if settings.otlp_endpoint:
             exchange.tracer = Tracer(settings.otlp_endpoint, __version__)
             stack.push_async_callback(asyncio.to_thread, exchange.tracer.close)
@@ -89,8 +104,9 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         metrics = Metrics(exchange.running)
         exchange.observers.append(metrics.observe)
         kind = settings.store_url.partition(":")[0]
-        admin = Admin(gateway, store.keys, library, read_regions(), kind, now)
-        gateway.rest = build_rest(admin, metrics, Path(console.__file__).parent, library.waiting_for)
+        admin = Admin(gateway, store.keys, library, kind, now)
+        pages = Path(console.__file__).parent
+        gateway.rest = build_rest(admin, Places(admin, world), metrics, pages, library.waiting_for)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()
@@ -124,6 +140,86 @@ async def serve(settings: Settings, progress: Progress, announce: Callable[[Clou
 
 def run(settings: Settings, progress: Progress, announce: Callable[[Cloud], None]) -> None:
     uvloop.run(serve(settings, progress, announce))
+
+
+async def serve_region(settings: Settings, progress: Progress, announce: Callable[[str], None]) -> None:
+    """One region and its engines in this process, for the gateway that holds its token, until SIGTERM or the end of the
+    process that started it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sig, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        site = Site()
+        stack.push_async_callback(site.close)
+        station = Station(settings.region, site, settings.slots, settings.region_token)
+        await station.listen(settings.host, settings.port)
+        stack.push_async_callback(station.close)
+        library = Library(_place(settings), site)
+        stack.push_async_callback(library.stop)
+        library.start(settings.models, progress)
+        announce(station.url)
+        await stop.wait()
+
+
+def run_region(settings: Settings, announce: Callable[[str], None]) -> None:
+    exit_with_parent()
+    uvloop.run(serve_region(settings, lambda *_: None, announce))
+
+
+def _append(path: Path) -> BinaryIO:
+    """Raises SetupError."""
+    try:
+        return path.open("ab")
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror}; check the setting 'route_log'") from None
+
+
+def _world(settings: Settings, home: Home, fleet: Fleet) -> World:
+    catalogue = _regions(settings)
+    plan = Plan(frozenset(settings.isolate), settings.wan)
+    fleet.objective = OBJECTIVES[settings.objective]
+
+    def spawn(region: str, up: Callable[[str], None]) -> tuple[Child, str]:
+        token = secrets.token_urlsafe(32)
+        cards = [name for name, seat in home.site.seats.items() if seat.runner is not None]
+        told = {
+            "ATOLL_DATA": str(settings.data),
+            "ATOLL_WEIGHTS": str(settings.weights),
+            "ATOLL_REGION": region,
+            "ATOLL_REGION_TOKEN": token,
+            "ATOLL_PORT": "0",
+            "ATOLL_MODELS": ",".join(settings.isolated_models or cards),
+            "ATOLL_SLOTS": str(settings.slots),
+            "ATOLL_CONTEXT": str(settings.context),
+            "ATOLL_THREADS": str(settings.threads),
+        }
+        spec = Spec(f"region {region}", [sys.executable, "-m", "atoll", "region", "serve"], {**os.environ, **told})
+        return Child(spec, on_ready=up), token
+
+    return World(catalogue, home, fleet, plan, spawn)
+
+
+def _regions(settings: Settings) -> list[Region]:
+    """The catalogue, of which only `settings.regions`, if given, and the gateway's own are live. Raises SetupError."""
+    regions = {region.id: region for region in read_regions(Path(settings.catalogue) if settings.catalogue else None)}
+    wanted = {settings.region, *(settings.regions or regions), *settings.isolate}
+    for name in (settings.region, *settings.regions, *settings.isolate):
+        if name not in regions:
+            known = ", ".join(regions)
+            raise SetupError(f"there is no region '{name}' in the catalogue; there are: {known}")
+    if settings.objective not in OBJECTIVES:
+        raise SetupError(f"'objective' must be one of {', '.join(OBJECTIVES)}, not '{settings.objective}'")
+    on = {*settings.regions, *settings.isolate, settings.region}
+    off = {id for id, region in regions.items() if region.status == "live"} - wanted
+    status: dict[str, RegionStatus] = {**dict.fromkeys(off, "retired"), **dict.fromkeys(on, "live")}
+    return [replace(region, status=status.get(id, region.status)) for id, region in regions.items()]
+
+
+def _round_trips(world: World) -> dict[str, float]:
+    """Seconds from the gateway to each region."""
+    here = world.regions[world.home.region]
+    return {id: round_trip(here, there) for id, there in world.regions.items()}
 
 
 async def diagnose(settings: Settings, pid: int | None, deep: bool, network: bool) -> list[Finding]:

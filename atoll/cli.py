@@ -82,6 +82,9 @@ def show(value: Any) -> None:
 @DATA
 @click.option("--store", help="Database URL: sqlite:////path or postgresql://...")
 @click.option("--models", help="Comma-separated ids of the models to start (default: all).")
+@click.option("--regions", help="Comma-separated ids of the regions to serve (default: all that are live).")
+@click.option("--isolate", help="Regions that get a process of their own, so that a kill is a kill.")
+@click.option("--wan/--no-wan", default=None, help="Emulate the latency between the regions.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when ready.")
 def up(as_json: bool, **overrides: object) -> None:
     """Start the cloud and stay in the foreground until Ctrl-C."""
@@ -436,6 +439,28 @@ def bench(cloud: Cloud, as_json: bool, model: str, tokens: int, rounds: int) -> 
     terminal.table(columns, [list(r.values()) for r in results])
 
 
+@main.group()
+def region() -> None:
+    """A region of a cloud, in a process or on a machine of its own."""
+
+
+@region.command("serve", hidden=True)
+def serve_region() -> None:
+    """Serve the region ATOLL_REGION for the gateway that started this process."""
+    import json
+
+    from atoll import app, terminal
+    from atoll.settings import load
+
+    def announce(url: str) -> None:
+        print(json.dumps({"url": url}), flush=True)
+
+    with errors(True):
+        settings = load()
+        terminal.configure_logging(settings.log_level)
+        app.run_region(settings, announce)
+
+
 def _picked(table: dict[str, Any], names: str) -> list[Any]:
     return [table[name] for name in names.split()]
 
@@ -445,6 +470,16 @@ def _part(text: str) -> str:
     from urllib.parse import quote
 
     return quote(text, safe="")
+
+
+def _add_regions() -> None:
+    from atoll.cli_regions import COMMANDS
+
+    for command in COMMANDS:
+        main.add_command(command)
+
+
+_add_regions()
 
 
 if __name__ == "__main__":

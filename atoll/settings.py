@@ -22,6 +22,10 @@ class Settings:
 
     `threads` 0 means one per core. `context` is tokens per conversation, `slots` how many run at once, of the
     embedded model. `models` lists the models to start (all if empty). `hub_url` is where repositories of models are.
+    `region` is where this gateway and its database stand. `regions` are served (empty: all that the `catalogue` file,
+    or Atoll's own, calls live); those in `isolate` have a process of their own, which runs `isolated_models` (empty:
+    the text models); `wan` emulates the latency to them. `objective` is what routing minimises: fastest, balanced,
+    cheapest or greenest; its decisions are kept in `route_log`, for 'atoll route replay'.
     `url` and `api_key` point the command line to a cloud elsewhere; empty means the one in `data`.
     """
 
@@ -29,7 +33,14 @@ class Settings:
     weights: Path
     host: str = "127.0.0.1"
     port: int = 7700
-    region: str = "local"
+    region: str = "eu-central-1"
+    regions: tuple[str, ...] = ()
+    isolate: tuple[str, ...] = ()
+    isolated_models: tuple[str, ...] = ()
+    wan: bool = False
+    catalogue: str = ""
+    objective: str = "balanced"
+    route_log: str = ""
     store: str = ""
     models: tuple[str, ...] = ()
     threads: int = 0
@@ -42,6 +53,7 @@ class Settings:
     hub_url: str = "https://huggingface.co"
     url: str = ""
     api_key: str = field(default="", repr=False)
+    region_token: str = field(default="", repr=False)
 
     @property
     def store_url(self) -> str:
@@ -103,7 +115,7 @@ def _apply(settings: Settings, values: Mapping[str, Any], source: str) -> Settin
 def _convert(name: str, kind: str, value: Any, source: str) -> Any:
     try:
         converted = _CONVERTERS[kind](value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError):
         raise SetupError(f"{source}: '{name}' must be {kind}, not {value!r}") from None
     low, high = RULES.get(name, (converted, converted)) if kind in {"int", "float"} else (0, 0)
     if kind in {"int", "float"} and not low <= converted <= high:
@@ -118,7 +130,13 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(str(item).strip() for item in items if str(item).strip())
 
 
+def _switch(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    return value if isinstance(value, bool) else words[str(value).lower()]
+
+
 _CONVERTERS = {
+    "bool": _switch,
     "Path": lambda v: Path(v).expanduser(),
     "str": str,
     "int": int,

@@ -10,6 +10,7 @@ AtollError
 ├── Conflict                 409  the thing exists, or changed meanwhile
 ├── TooLarge                 413
 ├── QuotaExceeded            429  requests, tokens or budget; carries `retry_after`
+├── Unplaceable              503  no region that the residency rule allows can serve now
 ├── Overloaded               503  queues are full; carries `retry_after`
 ├── EngineFailed             502  an engine died, or answered with garbage
 ├── DeadlineExceeded         504
@@ -82,6 +83,10 @@ class TooLarge(AtollError):
 
 class QuotaExceeded(AtollError):
     status, code, retryable = 429, "rate_limit_exceeded", True
+
+
+class Unplaceable(AtollError):
+    status, code, retryable = 503, "residency_unavailable", True
 
 
 class Overloaded(AtollError):

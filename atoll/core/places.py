@@ -37,3 +37,17 @@ class Residency:
     process_in: tuple[str, ...] = ()
     store_in: tuple[str, ...] = ()
     on_unavailable: Unavailable = "reject"
+
+
+STEPS: dict[RegionStatus, tuple[RegionStatus, ...]] = {
+    "announced": ("building", "live"),
+    "building": ("announced", "live"),
+    "live": ("draining",),
+    "draining": ("live", "retired"),
+    "retired": ("live",),
+}
+
+
+def next_statuses(status: RegionStatus) -> tuple[RegionStatus, ...]:
+    """What a region of this status may become next."""
+    return STEPS[status]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from atoll import __version__
 from atoll.core.errors import AtollError, Conflict, InvalidRequest, NotFound
 from atoll.core.meter import dollars
 from atoll.core.ports import Keys, Library
+from atoll.core.residency import allowed
 from atoll.core.types import Entry, Key, Limits, Policy
 from atoll.gateway.accounts import digest
 from atoll.gateway.admin_schemas import KeyChange, NewKey, NewModel, PolicyBody, TierChange
@@ -47,7 +48,6 @@ class Admin:
     gateway: Gateway
     keys: Keys
     library: Library
-    regions: Sequence[dict[str, Any]]
     store_kind: str
     started_at: float
     watchers: set[asyncio.Queue[Entry | None]] = field(default_factory=set)
@@ -72,7 +72,6 @@ class Admin:
             ("GET", "/atoll/v1/usage", self.usage),
             ("GET", "/atoll/v1/requests", self.requests),
             ("GET", "/atoll/v1/requests/live", self.live),
-            ("GET", "/atoll/v1/regions", self.list_regions),
             ("GET", "/atoll/v1/catalogue", self.catalogue),
             ("POST", "/atoll/v1/models", self.add_model),
             ("DELETE", "/atoll/v1/models/{id}", self.remove_model),
@@ -167,7 +166,10 @@ class Admin:
         return reply(await self._put(replace(key, revoked_at=key.revoked_at or time.time())))
 
     def _policy(self, wanted: PolicyBody, old: Policy) -> Policy:
-        return wanted.over(old)
+        """Raises InvalidRequest where the residency names a place that is not known."""
+        policy = wanted.over(old)
+        allowed(policy.residency, self.gateway.exchange.placing.regions)
+        return policy
 
     def _key(self, key_id: str) -> Key:
         for key in self.gateway.exchange.accounts.everyone():
@@ -239,10 +241,6 @@ class Admin:
                 self.watchers.discard(queue)
 
         return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
-
-    async def list_regions(self, request: Request) -> Response:
-        self.caller(request)
-        return reply({"data": list(self.regions)})
 
     async def catalogue(self, request: Request) -> Response:
         self.caller(request)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -83,6 +84,11 @@ class Gateway:
             if not http.started:
                 await send_error(http, AtollError(f"internal error; the log has the details under {http.id}"))
 
+    def parse(self, http: Http, key: Key, raw: bytes) -> dict[str, Any]:
+        """The JSON body of a request, whose residency rule goes to `http.place`. Raises InvalidRequest or Forbidden."""
+        http.place, body = self.exchange.placing.take(key, parse_json(raw))
+        return body
+
     def identify(self, scope: Scope, header: Callable[[bytes], str | None]) -> Key:
         """The caller: by bearer token or x-api-key, or the local operator. Raises Unauthenticated."""
         server = scope.get("server")
@@ -95,7 +101,7 @@ class Gateway:
 
 async def serve_chat(gateway: Gateway, http: Http, key: Key) -> None:
     raw = await http.body(gateway.limits.max_body_bytes)
-    await chat(gateway.exchange, http, key, raw, parse_json(raw))
+    await chat(gateway.exchange, http, key, raw, gateway.parse(http, key, raw))
 
 
 def require_admin(key: Key) -> None:

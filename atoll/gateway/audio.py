@@ -20,7 +20,7 @@ from atoll.gateway.chat import drop_nulls
 from atoll.gateway.errors import error_event
 from atoll.gateway.exchange import Bound, Charge, Exchange
 from atoll.gateway.forward import check_fields, json_object, opened, pick, served_name
-from atoll.gateway.http import Http, parse_json
+from atoll.gateway.http import Http
 from atoll.gateway.multipart import Form, read_form, text_fields, write_form
 from atoll.gateway.schemas import Strict
 from atoll.gateway.sound import most_seconds
@@ -133,7 +133,7 @@ async def _relay_transcript(http: Http, reply: Reply, charge: Charge, most: int)
 
 async def serve_speech(gateway: Gateway, http: Http, key: Key) -> None:
     """POST /v1/audio/speech."""
-    body = drop_nulls(parse_json(await http.body(gateway.limits.max_body_bytes)))
+    body = drop_nulls(gateway.parse(http, key, await http.body(gateway.limits.max_body_bytes)))
     request = parse(SpeechRequest, body)
     exchange = gateway.exchange
     card = pick(exchange.models, request.model, "speech")

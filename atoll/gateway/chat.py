@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError
+from atoll.core.ports import Ask
+from atoll.core.route import Request
 from atoll.core.types import Key
 from atoll.gateway.checks import check_chat, max_output
 from atoll.gateway.errors import error_event, invalid
@@ -57,17 +59,19 @@ async def begin(exchange: Exchange, http: Http, key: Key, card: Card, body: dict
     """Reserve for a chat request of `size` bytes: by its size, which is quick, or where that is too much, by count."""
 
     async def recount() -> Bound | None:
-        counted = await count(exchange, card, body)
+        counted = await count(exchange, http, card, body)
         return None if counted is None else Bound(counted, max_output(card, body))
 
     return await exchange.begin(http, key, card, bound(card, body, size), recount)
 
 
-async def count(exchange: Exchange, card: Card, body: dict[str, Any]) -> int | None:
+async def count(exchange: Exchange, http: Http, card: Card, body: dict[str, Any]) -> int | None:
     """Prompt tokens as the engine counts them; None where the engine cannot tell. Raises what the engine refuses."""
     if not card.resumes or "messages" not in body:
         return None
-    reply = await exchange.models.open(card, COUNT, orjson.dumps({**body, "model": card.id}))
+    allowed = http.place.allowed if http.place else None
+    ask = Ask(Request("", card.id, allowed=allowed))
+    reply = await exchange.models.open(card, COUNT, orjson.dumps({**body, "model": card.id}), ask=ask)
     try:
         if reply.status >= 400:
             raise await refusal(reply)

@@ -12,7 +12,7 @@ from atoll.core.types import Key
 from atoll.gateway.chat import drop_nulls
 from atoll.gateway.exchange import Bound, Charge, Exchange
 from atoll.gateway.forward import check_fields, json_object, opened, pick, served_name
-from atoll.gateway.http import Http, parse_json
+from atoll.gateway.http import Http
 from atoll.gateway.schemas import Loose
 from atoll.gateway.stream import usage_of, whole
 from atoll.gateway.translate import parse
@@ -37,7 +37,7 @@ class EmbeddingsRequest(Loose):
 async def serve_embeddings(gateway: Gateway, http: Http, key: Key) -> None:
     """POST /v1/embeddings."""
     raw = await http.body(gateway.limits.max_body_bytes)
-    body = drop_nulls(parse_json(raw))
+    body = drop_nulls(gateway.parse(http, key, raw))
     request = parse(EmbeddingsRequest, body)
     exchange = gateway.exchange
     card = pick(exchange.models, request.model, "embedding")

@@ -12,6 +12,7 @@ from typing import Any
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, QuotaExceeded
 from atoll.core.meter import meter
+from atoll.core.places import Region
 from atoll.core.ports import Ask, Ledger, Models, Reply
 from atoll.core.prefix import blocks
 from atoll.core.quota import Ask as Need
@@ -21,6 +22,7 @@ from atoll.core.route import BYTES_PER_TOKEN, Request
 from atoll.core.types import Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
+from atoll.gateway.placing import Place, Placing
 from atoll.gateway.tracing import Tracer
 
 
@@ -56,15 +58,18 @@ class Charge:
     `card` is what is charged, `serving` the model that answers: another one where `card` is composed."""
 
     __slots__ = (
-        "_delivered", "_exchange", "_ticket", "card", "entry", "first_token_ms", "grade", "key", "region", "serving",
-        "usage",
+        "_delivered", "_exchange", "_ticket", "card", "entry", "first_token_ms", "grade", "key", "place", "region",
+        "serving", "usage",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, card: Card, key: Key, entry: Entry, ticket: Ticket) -> None:
+    def __init__(
+        self, exchange: Exchange, card: Card, key: Key, entry: Entry, ticket: Ticket, place: Place
+    ) -> None:
         self._exchange = exchange
         self._ticket = ticket
         self._delivered: list[tuple[str, int]] = []
         self.key = key
+        self.place = place
         self.grade = ""
         self.card = self.serving = card
         self.entry = entry
@@ -129,8 +134,11 @@ Observer = Callable[[Entry], None]
 class Exchange:
     """What surfaces need to serve a request: models, accounts, the ledger, and who wants to watch."""
 
-    def __init__(self, models: Models, accounts: Accounts, ledger: Ledger) -> None:
+    def __init__(
+        self, models: Models, accounts: Accounts, ledger: Ledger, placing: Placing | None = None
+    ) -> None:
         self.models = models
+        self.placing = placing or Placing({"here": Region("here", "", "", 0.0, 0.0, "live")}, "here")
         self.accounts = accounts
         self.ledger = ledger
         self.observers: list[Observer] = []
@@ -145,7 +153,10 @@ class Exchange:
     ) -> Charge:
         """Reserve the upper bound and open the ledger row. A bound that does not fit is replaced by what `recount`
         tells, where it can. Raises QuotaExceeded (which is a row too)."""
-        entry = Entry(http.id, key.id, card.id, "", http.path, time.time())
+        place = http.place = http.place or self.placing.of(key)
+        entry = Entry(
+            http.id, key.id, card.id, "", http.path, time.time(), stored_in=place.stored_in, rule=place.rule
+        )
         if self.tracer is not None and (parent := http.header(b"traceparent")):
             self._parents[entry.id] = parent
         try:
@@ -162,7 +173,7 @@ class Exchange:
         for observe in self.observers:
             observe(entry)
         self.retries = earn(self.retries, time.monotonic())
-        charge = Charge(self, card, key, entry, ticket)
+        charge = Charge(self, card, key, entry, ticket, place)
         self.running[entry.id] = charge
         return charge
 
@@ -187,6 +198,7 @@ class Exchange:
         charge.region = reply.endpoint.region
         if not http.started:
             http.extra.append((b"x-atoll-region", charge.region.encode()))
+            http.extra.append((b"x-atoll-decision", reply.endpoint.name.encode("latin-1", "replace")))
         http.on_gone(reply.close)
         return reply
 
@@ -203,12 +215,12 @@ class Exchange:
             output=charge.card.max_output,
             prompt_bytes=len(body) - start,
             blocks=blocks(body[start:], charge.serving.id) if len(body) - start >= 256 else (),
+            allowed=charge.place.allowed,
             excluded=wish.excluded,
             digest=wish.digest,
         )
-        return self.models.open(
-            charge.serving, path, body, content_type, Ask(request, charge.key.policy.priority)
-        )
+        ask = Ask(request, charge.key.policy.priority, waits=charge.place.waits)
+        return self.models.open(charge.serving, path, body, content_type, ask)
 
     async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:
         """Run `serve` and make sure that the charge is settled and the slot freed, however it ends."""

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from atoll.core.errors import InvalidRequest, TooLarge
+from atoll.gateway.placing import Place
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,12 +38,13 @@ class Http:
     which costs half of what ASGI's two messages do.
     """
 
-    __slots__ = ("_cycle", "_receive", "_wire", "extra", "gone", "id", "path", "scope", "started")
+    __slots__ = ("_cycle", "_receive", "_wire", "extra", "gone", "id", "path", "place", "scope", "started")
 
     def __init__(self, scope: Message, receive: Receive, request_id: str) -> None:
         self.scope = scope
         self.path: str = scope["path"]
         self.id = request_id
+        self.place: Place | None = None
         self.started = False
         self.gone = False
         self.extra: Headers = [(b"x-request-id", request_id.encode())]

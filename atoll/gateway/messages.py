@@ -10,7 +10,7 @@ from atoll.core.errors import InvalidRequest, Unsupported
 from atoll.core.types import Key
 from atoll.gateway.chat import count
 from atoll.gateway.checks import check_chat
-from atoll.gateway.http import Http, parse_json
+from atoll.gateway.http import Http
 from atoll.gateway.messages_schemas import (
     AssistantTurn,
     ChooseFreely,
@@ -46,7 +46,7 @@ EFFORTS = ((2048, "low"), (8192, "medium"))
 async def serve_messages(gateway: Gateway, http: Http, key: Key) -> None:
     """POST /v1/messages."""
     raw = await http.body(gateway.limits.max_body_bytes)
-    request = parse(MessagesRequest, parse_json(raw))
+    request = parse(MessagesRequest, gateway.parse(http, key, raw))
     call = to_chat(request, len(raw))
     await serve(
         gateway.exchange, http, key, call, lambda charge: MessageView("msg_" + http.id[4:], charge.card.id)
@@ -56,14 +56,14 @@ async def serve_messages(gateway: Gateway, http: Http, key: Key) -> None:
 async def serve_count(gateway: Gateway, http: Http, key: Key) -> None:
     """POST /v1/messages/count_tokens: {"input_tokens": n}, as the engine counts them. Costs nothing."""
     raw = await http.body(gateway.limits.max_body_bytes)
-    call = to_chat(parse(CountRequest, parse_json(raw)), len(raw))
+    call = to_chat(parse(CountRequest, gateway.parse(http, key, raw)), len(raw))
     models = gateway.exchange.models
     with named(call):
         card = models.resolve(call.body["model"])
         if card.engine == "cascade":
             card = models.resolve(card.parts[0])
         check_chat(card, call.body)
-        counted = await count(gateway.exchange, card, call.body)
+        counted = await count(gateway.exchange, http, card, call.body)
     if counted is None:
         raise Unsupported(f"the engine of model '{card.id}' cannot count tokens", param="model")
     await http.json({"input_tokens": counted})

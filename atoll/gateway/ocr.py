@@ -12,7 +12,7 @@ from atoll.core.types import Key, Usage
 from atoll.gateway.chat import drop_nulls
 from atoll.gateway.exchange import Bound, Charge, Exchange
 from atoll.gateway.forward import json_object, opened, pick, served_name
-from atoll.gateway.http import Http, parse_json
+from atoll.gateway.http import Http
 from atoll.gateway.schemas import Strict
 from atoll.gateway.stream import whole
 from atoll.gateway.translate import parse
@@ -32,7 +32,7 @@ class OcrRequest(Strict):
 
 async def serve_ocr(gateway: Gateway, http: Http, key: Key) -> None:
     """POST /atoll/v1/ocr: {"model", "image": data URL} -> {"text", "lines": [{"text", "score", "box"}], "usage"}."""
-    body = drop_nulls(parse_json(await http.body(gateway.limits.max_body_bytes)))
+    body = drop_nulls(gateway.parse(http, key, await http.body(gateway.limits.max_body_bytes)))
     request = parse(OcrRequest, body)
     exchange = gateway.exchange
     card = pick(exchange.models, request.model, "ocr")

@@ -13,6 +13,7 @@ from atoll.gateway.audio import SpeechRequest, TranscriptionForm
 from atoll.gateway.embeddings import EmbeddingsRequest
 from atoll.gateway.messages_schemas import CountRequest, MessagesRequest
 from atoll.gateway.ocr import OcrRequest
+from atoll.gateway.places import Drill, Explain, StatusChange
 from atoll.gateway.responses_schemas import ResponsesRequest
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
 
@@ -27,9 +28,12 @@ BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
     ("post", "/v1/messages/count_tokens", "Anthropic token counts", CountRequest),
     ("post", "/atoll/v1/ocr", "Text in a picture", OcrRequest),
     ("post", "/atoll/v1/keys", "Create an API key; the secret is shown once", NewKey),
-    ("patch", "/atoll/v1/keys/{id}", "Change a key's name or limits", KeyChange),
+    ("patch", "/atoll/v1/keys/{id}", "Change a key's name, limits or policy", KeyChange),
     ("post", "/atoll/v1/models", "Install a model; progress as server-sent events", NewModel),
     ("put", "/atoll/v1/tiers/{tier}", "Put a model behind a tier", TierChange),
+    ("patch", "/atoll/v1/regions/{id}", "Open, drain or close a region", StatusChange),
+    ("post", "/atoll/v1/regions/{id}/drill", "Break a region for a while", Drill),
+    ("post", "/atoll/v1/route/explain", "Where a request would go now, and why", Explain),
 ]
 
 READS: list[tuple[str, str, str, tuple[str, ...]]] = [
@@ -44,7 +48,12 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("delete", "/atoll/v1/keys/{id}", "Revoke a key", ()),
     ("get", "/atoll/v1/usage", "Usage per time bucket, key and model", ("since", "until", "step", "key_id")),
     ("get", "/atoll/v1/requests", "The ledger, newest first", ("limit", "before", "key_id")),
-    ("get", "/atoll/v1/regions", "The regions", ()),
+    ("get", "/atoll/v1/regions", "The regions, and how they are now", ()),
+    ("get", "/atoll/v1/regions/{id}", "One region, with the sources of its values", ()),
+    ("get", "/atoll/v1/requests/{id}/route", "Why a request went where it did", ()),
+    ("get", "/atoll/v1/requests/{id}/receipt", "What was processed and stored where, signed", ()),
+    ("get", "/atoll/v1/receipts/key", "The public key that receipts are signed with", ()),
+    ("get", "/atoll/v1/audit", "The ledger checked against its own rules of residency", ("before", "before_id")),
     ("get", "/atoll/v1/catalogue", "Models that can be installed by short name", ()),
     ("delete", "/atoll/v1/models/{id}", "Remove a model", ()),
     ("get", "/healthz", "The process lives", ()),
@@ -102,10 +111,8 @@ def document() -> dict[str, Any]:
 def _operation(path: str, summary: str, query: tuple[str, ...]) -> dict[str, Any]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     parameters = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
-    parameters += [
-        {"name": n, "in": "query", "schema": {"type": "string"} if n == "key_id" else {"type": "number", "minimum": 0}}
-        for n in query
-    ]
+    text, amount = {"type": "string"}, {"type": "number", "minimum": 0}
+    parameters += [{"name": n, "in": "query", "schema": text if n.endswith("_id") else amount} for n in query]
     schema = {"$ref": "#/components/schemas/Error"}
     error = {"description": "Error", "content": {"application/json": {"schema": schema}}}
     return {

@@ -14,7 +14,7 @@ from atoll.core.ports import Responses
 from atoll.core.types import Key
 from atoll.gateway.chat import drop_nulls
 from atoll.gateway.exchange import Charge
-from atoll.gateway.http import Http, parse_json
+from atoll.gateway.http import Http
 from atoll.gateway.responses_items import Conversation
 from atoll.gateway.responses_schemas import LOGPROBS, AnyItem, NamedTool, ResponsesRequest, SchemaFormat
 from atoll.gateway.responses_stored import stored_response
@@ -47,7 +47,7 @@ class Thread:
 async def serve_responses(gateway: Gateway, http: Http, key: Key) -> None:
     """POST /v1/responses."""
     raw = await http.body(gateway.limits.max_body_bytes)
-    body = drop_nulls(parse_json(raw))
+    body = drop_nulls(gateway.parse(http, key, raw))
     request = parse(ResponsesRequest, body)
     if request.store and gateway.responses is None and "store" in body:
         raise Unsupported("'store' is not supported here: this gateway keeps no responses", param="store")

@@ -19,9 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atoll.core.errors import AtollError, InvalidRequest, NotFound
 from atoll.gateway.admin import Admin, reply
+from atoll.gateway.audit import Audit
 from atoll.gateway.errors import error_body
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.openapi import document
+from atoll.gateway.places import Places
 
 log = logging.getLogger("atoll.gateway")
 
@@ -51,7 +53,14 @@ class SecureHeaders:
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
-def build_rest(admin: Admin, metrics: Metrics, console: Path, waiting_for: Callable[[], list[str]]) -> Starlette:
+def build_rest(
+    admin: Admin,
+    places: Places,
+    metrics: Metrics,
+    console: Path,
+    waiting_for: Callable[[], list[str]],
+    audit: Audit | None = None,
+) -> Starlette:
     async def health(_: Request) -> Response:
         return reply({"status": "ok"})
 
@@ -70,6 +79,8 @@ def build_rest(admin: Admin, metrics: Metrics, console: Path, waiting_for: Calla
 
     return Starlette(
         routes=[
+            *places.routes(),
+            *(audit.routes() if audit else ()),
             *admin.routes(),
             Route("/healthz", health),
             Route("/readyz", ready),

@@ -47,8 +47,9 @@ class Session:
         self.told = Told()
         self.way: Grade = "exact"
         shaped = bool(body.get("tools")) or (body.get("response_format") or {}).get("type", "text") != "text"
+        policy = replace(charge.key.policy, recovery=charge.place.recovery or charge.key.policy.recovery)
         self.attempt = Attempt(
-            0, time.monotonic() + DEADLINE, charge.key.policy, structured=shaped, choices=body.get("n") or 1
+            0, time.monotonic() + DEADLINE, policy, structured=shaped, choices=body.get("n") or 1
         )
         self._began = time.monotonic()
         self._before = 0

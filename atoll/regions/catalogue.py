@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+
+from atoll.core.places import Region
 
 FILE = Path(__file__).parent / "catalogue.toml"
 
 
-def read_regions(path: Path = FILE) -> list[dict[str, Any]]:
-    """Rows with id, city, country, lat, lon (degrees) and status."""
-    return tomllib.loads(path.read_text())["regions"]
+def read_regions(path: Path | None = None) -> tuple[Region, ...]:
+    return tuple(Region(**row) for row in tomllib.loads((path or FILE).read_text())["regions"])

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 SLOW_SECONDS = 0.25
+DRILLS = ("kill", "stall", "slow", "partition")
 
 
 class Faults:
@@ -33,6 +34,19 @@ class Faults:
     @property
     def idle(self) -> bool:
         return not self.delay and not self.slow and self._open.is_set()
+
+    def strike(self, kind: str, seconds: float) -> None:
+        """Stall and partition look the same from afar: silence. It passes by itself."""
+        loop = asyncio.get_running_loop()
+        if kind == "slow":
+            self.slow = SLOW_SECONDS
+        else:
+            self.silent = True
+        loop.call_later(seconds, self.relent)
+
+    def relent(self) -> None:
+        self.slow = 0.0
+        self.silent = False
 
     async def passable(self) -> None:
         await self._open.wait()

@@ -15,10 +15,11 @@ from typing import TypeVar
 import orjson
 
 from atoll.core.cards import Card
-from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded, from_wire
+from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded, Unplaceable, from_wire
 from atoll.core.health import Health
 from atoll.core.ports import Ask
 from atoll.core.prefix import Memory
+from atoll.core.replay import record
 from atoll.core.route import OBJECTIVES, Decision, Request, route
 from atoll.core.types import Endpoint
 from atoll.core.view import Spot, Ticket, View
@@ -107,7 +108,7 @@ class Answer:
 
 class Fleet:
     """Cards, tiers and the endpoints behind them. Implements `core.ports.Models`. `policy` chooses endpoints and
-    `objective` says what counts; `rtts` are seconds by region from the gateway."""
+    `objective` says what counts; `log` takes a record of each decision."""
 
     def __init__(self, timeouts: Timeouts | None = None, patience: float = 20.0) -> None:
         self.timeouts = timeouts or Timeouts()
@@ -117,7 +118,8 @@ class Fleet:
         self.memory = Memory()
         self.policy = route
         self.objective = OBJECTIVES["balanced"]
-        self.decisions: OrderedDict[str, Made] = OrderedDict()
+        self.decisions: OrderedDict[str, list[Made]] = OrderedDict()
+        self.log: Callable[[bytes], object] | None = None
         self._rng = random.Random()
         self._cards: dict[str, Card] = {}
         self._members: dict[str, dict[str, Member]] = {}
@@ -221,13 +223,16 @@ class Fleet:
     def decide(self, request: Request) -> Decision:
         """Endpoints that a request excludes are used all the same when there are no others, and ones with an open
         circuit when all have: better than nothing."""
-        now = time.time()
-        decision = self.policy(request, self.view, self.memory, self.objective, self._rng, now)
+        now, seed = time.time(), self._rng.getrandbits(31) if self.log is not None else 0
+        rng = random.Random(seed) if self.log is not None else self._rng
+        decision = self.policy(request, self.view, self.memory, self.objective, rng, now)
+        if self.log is not None:
+            self.log(record(request, self.view, self.memory, self.objective, seed, now, decision))
         for wider, at in ((replace(request, excluded=frozenset()), now), (request, now + PANIC)):
             if not decision.order and self._members.get(request.model):
-                decision = self.policy(wider, self.view, self.memory, self.objective, self._rng, at)
+                decision = self.policy(wider, self.view, self.memory, self.objective, rng, at)
         if request.id:
-            self.decisions[request.id] = Made(now, request, decision)
+            self.decisions.setdefault(request.id, []).append(Made(now, request, decision))
             if len(self.decisions) > REMEMBERED:
                 self.decisions.popitem(last=False)
         return decision
@@ -267,7 +272,7 @@ class Search:
         self.card = card
         self.ask = ask
         self.decision: Decision | None = None
-        self._until = time.monotonic() + min(fleet.patience, ask.deadline)
+        self._until = time.monotonic() + (ask.deadline if ask.waits else min(fleet.patience, ask.deadline))
         self._attempts = ATTEMPTS
         self._refusals: dict[str, Overloaded] = {}
         self._failure: AtollError | None = None
@@ -287,7 +292,7 @@ class Search:
             return
         self._failure = error
         self._attempts -= error.code != UNREACHABLE
-        if self._attempts <= 0 or isinstance(error, DeadlineExceeded):
+        if (self._attempts <= 0 or isinstance(error, DeadlineExceeded)) and not self.ask.waits:
             raise error
 
     def give_up(self) -> None:
@@ -298,9 +303,15 @@ class Search:
             raise EngineFailed(self.fleet._failed[self.card.id])
         if self._refusals and len(self._refusals) == len(self.decision.order):
             raise min(self._refusals.values(), key=lambda e: e.retry_after or 1.0)
+        if (places := self.ask.request.allowed) is not None:
+            members = [spot for spot in members if spot.region in places]
+            if not members and not self.ask.waits:
+                raise Unplaceable(f"no region that the residency rule allows serves '{self.card.id}' now")
         if members and not self.decision.order and all(spot.full() for spot in members):
             raise Overloaded(f"'{self.card.id}' is at its limit of waiting requests", retry_after=1.0)
         if self.left <= 0:
+            if places is not None:
+                raise Unplaceable(f"no region that the residency rule allows answers for '{self.card.id}' now")
             message = f"no endpoint serves '{self.card.id}' now; try again, or see 'atoll status'"
             raise self._failure or EngineFailed(message)
 

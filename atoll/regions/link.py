@@ -78,6 +78,9 @@ class Link:
                 log.warning("region %s does not answer: %s", self.address.region, error.message)
                 self._part(set(self._joined))
             return
+        if self.missed:
+            for name in self._joined:
+                self.fleet.heal(name, f"{name}@{self.address.region}")
         self.missed = 0
         ready = {name for name, state in self.load.get("models", {}).items() if state == "ready"}
         self._part(self._joined - ready)
@@ -109,8 +112,12 @@ class Link:
             self.fleet.leave(name, f"{name}@{self.address.region}")
         self._joined -= names
 
-    async def _get(self, path: str) -> dict[str, Any]:
-        connection = await self._pool.request(path, b"{}")
+    async def fault(self, kind: str, seconds: float) -> None:
+        """Have the station fail for a while."""
+        await self._get("/fault", orjson.dumps({"kind": kind, "seconds": seconds}))
+
+    async def _get(self, path: str, body: bytes = b"{}") -> dict[str, Any]:
+        connection = await self._pool.request(path, body)
         try:
             body = b""
             while data := await connection.read():

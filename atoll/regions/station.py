@@ -107,6 +107,10 @@ class Station:
         if self._server is None:
             await self.listen(port=int(self.url.rpartition(":")[2]))
 
+    def fault(self, kind: str, seconds: float) -> None:
+        """Fail for a while, as `faults` tells."""
+        self.faults.strike(kind, seconds)
+
     def load(self) -> dict[str, Any]:
         running = {name: queue.running for name, queue in self.queues.items()}
         waiting = {name: queue.waiting for name, queue in self.queues.items()}
@@ -130,6 +134,11 @@ class Station:
                 raise Forbidden("this region belongs to another cloud")
             if scope["path"] == "/load":
                 await _reply(line, 200, self.load())
+                return
+            if scope["path"] == "/fault":
+                told = orjson.loads(await _body(receive))
+                await _reply(line, 200, {})
+                self.fault(str(told["kind"]), float(told["seconds"]))
                 return
             if scope["path"] == "/cards":
                 await _reply(line, 200, {name: _told(seat.card) for name, seat in self.site.seats.items()})

@@ -106,6 +106,33 @@ def test_a_lone_urgent_request_goes_next():
     assert urgent in drain(state, running[:1], 2)
 
 
+@pytest.mark.parametrize(("late", "expected"), [(Ticket("kim"), 5), (Ticket("flood", 4), 3), (Ticket("flood", 6), 7)])
+def test_who_was_silent_has_no_claim_on_the_past(late: Ticket, expected: int):
+    """After ten turns of one key, another (or another priority) gets its share of what follows and no more."""
+    state, running = busy(capacity=50)
+    for _ in range(25):
+        offer(state, Ticket("flood"), 0.0)
+    running = drain(state, running, 10)[-1:]
+    for _ in range(10):
+        offer(state, Ticket(late.key, late.priority), 0.0)
+    turns = [(t.key, t.priority) for t in drain(state, running, 10)]
+    assert turns.count((late.key, late.priority)) == pytest.approx(expected, abs=1)
+
+
+def test_one_at_a_time_is_no_way_around_ones_share():
+    """The next request of a key that just had a long turn waits as if it had been there."""
+    state, running = busy(capacity=50)
+    for _ in range(40):
+        offer(state, Ticket("short"), 0.0)
+    turns = []
+    for _ in range(24):
+        if not any(t.key == "long" for t in state.places):
+            offer(state, Ticket("long", cost=5.0), 0.0)
+        running = [*release(state, running[0], 0.0)]
+        turns.append(running[0].key)
+    assert turns.count("long") in (4, 5)
+
+
 def test_waiting_and_leaving_costs_a_key_nothing():
     state, running = busy(capacity=20)
     gone = [Ticket("kim") for _ in range(5)]
@@ -199,14 +226,13 @@ def test_a_ticket_is_offered_once():
 
 
 def test_memory_follows_what_waits_and_not_what_was():
-    state, running = busy(capacity=10)
+    state, running = busy(capacity=20)
+    for p in range(10):
+        offer(state, Ticket("stays", p), 0.0)
     for i in range(5000):
         ticket = Ticket(f"key{i}", i % 10, deadline=1e9)
         offer(state, ticket, 0.0)
-        if i % 3:
-            cancel(state, ticket)
-        elif i % 2:
-            running += release(state, running.pop(0), 0.0)
+        cancel(state, ticket)
     kept = len(state.deadlines) + sum(len(b.flows) + len(b.order) for b in state.bands) + len(state.lengths)
     assert kept < 1000
 

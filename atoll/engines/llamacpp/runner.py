@@ -157,7 +157,7 @@ class TokenIds:
     async def take(self, event: dict[str, Any]) -> bool:
         """Note the tokens of a raw event; true if it has any notion of them."""
         told = event.get("__verbose")
-        if told is None or "prompt_progress" in event:
+        if told is None or not told.get("tokens_predicted"):
             return told is not None
         index, tokens, count = told.get("index", 0), list(told.get("tokens") or ()), told.get("tokens_predicted", 0)
         missing = count - self._told.get(index, 0) - len(tokens)
