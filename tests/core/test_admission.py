@@ -226,7 +226,7 @@ def test_a_ticket_is_offered_once():
 
 
 def test_memory_follows_what_waits_and_not_what_was():
-    state, running = busy(capacity=20)
+    state, _ = busy(capacity=20)
     for p in range(10):
         offer(state, Ticket("stays", p), 0.0)
     for i in range(5000):

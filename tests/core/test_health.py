@@ -139,6 +139,13 @@ def test_outliers_are_left_out_the_worst_first_and_never_too_many():
     assert out["c"].reason == "first token after 2.00 s; the median of its peers is 0.20 s"
 
 
+@pytest.mark.parametrize(
+    "odd", [replace(GOOD, errors=0.19), replace(GOOD, ttft=0.59), replace(GOOD, errors=1.0, count=4), Vitals()]
+)
+def test_who_is_no_outlier(odd: Vitals):
+    assert eject(fleet(a=odd), {}, 101.0) == {}
+
+
 def test_when_all_fail_nobody_is_an_outlier():
     assert eject({n: replace(GOOD, errors=0.9, ttft=9.0) for n in "abcd"}, {}, 101.0) == {}
     assert eject({"a": replace(GOOD, errors=1.0), "b": GOOD}, {}, 101.0) == {}

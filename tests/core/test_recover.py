@@ -199,6 +199,13 @@ def test_an_empty_budget_paces_retries_and_never_holds_up_a_stream():
     assert spend(Budget(per_second=0.0, balance=1.5), 0.0)[1] == 0.0
 
 
+def test_what_is_earned_and_what_costs_nothing():
+    assert earn(Budget(balance=0.0), 1000.0).balance == 30.0
+    assert earn(Budget(balance=0.0), 0.0, requests=10).balance == 2.0
+    assert recover(FIRST, Failure("overloaded"), 0, 0.0, Budget(balance=3.0))[1].balance == 3.0
+    assert recover(FIRST, DIED, 0, 0.0, Budget(balance=3.0))[1].balance == 2.0
+
+
 WORDS = ["", "a", "b", "ab", "é", " the", "世界", "\n", "{", "}"]
 TOKENS = st.lists(st.integers(0, len(WORDS) - 1), max_size=30)
 
@@ -275,6 +282,13 @@ def test_a_conversation_with_reasoning_and_an_answer():
 def test_an_answer_that_ends_early_differs():
     verifier, _ = Verifier((1, 2, 3), {"content": "abc"}).feed((1, 2), "ab")
     assert verifier.end() == Differs(2, 2, "3 tokens were sent, but the answer ended after 2")
+
+
+def test_tokens_without_text_must_come_again_too():
+    verifier, fresh = Verifier((7, 7)).feed((7,), "")
+    assert (fresh, verifier.done) == (Fresh((), ""), False)
+    assert verifier.end() is not None
+    assert verifier.feed((7, 8), "x")[1] == Fresh((8,), "x")
 
 
 def test_same_ids_with_another_text_differ():
