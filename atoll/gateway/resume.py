@@ -158,7 +158,7 @@ class Session:
             ids = choice.pop("token_ids", None)
             part.add(None if ids is None else tuple(ids), text, channel)
             part.finished = part.finished or choice.get("finish_reason") is not None
-            self.charge.delivered(len(ids or ()) or int(bool(text)))
+            self.charge.delivered(int(bool(text)) if ids is None else len(ids))
         if chunk.get("usage"):
             self.charge.usage = usage_of(chunk["usage"])
         elif chunk.get("choices"):

@@ -174,9 +174,9 @@ class TokenIds:
 
     def attach(self, chunk: dict[str, Any], known: bool) -> dict[str, Any]:
         for choice in chunk["choices"]:
-            index = choice["index"]
-            choice["token_ids"] = self._held.get(index, []) if known else None
-            if self._held.get(index):
+            index, opening = choice["index"], _opens(choice)
+            choice["token_ids"] = None if not known else [] if opening else self._held.get(index, [])
+            if self._held.get(index) and not opening:
                 self._held[index] = []
         return chunk
 
@@ -202,6 +202,12 @@ class Account:
                 "prompt_tokens_details": {"cached_tokens": max(0, min(cached, prompt))},
             }
         return chunk
+
+
+def _opens(choice: dict[str, Any]) -> bool:
+    """True for the chunk that only tells who speaks."""
+    delta = choice.get("delta") or {}
+    return "role" in delta and not any(value for name, value in delta.items() if name != "role")
 
 
 async def _whole(reply: Reply) -> bytes:
