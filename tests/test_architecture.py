@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "atoll"
-WIRING = {"app", "cli", "cli_regions", "settings", "__init__", "__main__", "terminal", "client"}
+WIRING = {"app", "cli", "cli_regions", "commands", "settings", "__init__", "__main__", "terminal", "client"}
 CORE_MAY_NOT = {
     "asyncio", "time", "random", "logging", "os", "socket", "threading", "subprocess", "httpx", "sqlalchemy",
     "starlette", "uvicorn", "pydantic", "orjson", "torch",
