@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
+from atoll.core.leases import Lent, Recall, Report, Stale, Want
 from atoll.core.places import Region, RegionStatus
-from atoll.core.quota import Account
+from atoll.core.quota import Account, Reject
 from atoll.core.route import Request
-from atoll.core.types import Endpoint, Entry, Key
+from atoll.core.types import Endpoint, Entry, Key, Limits
 
 
 class Engine(Protocol):
@@ -141,6 +142,21 @@ class Keys(Protocol):
         ...
 
     async def all(self) -> Sequence[Key]: ...
+
+
+class Leases(Protocol):
+    """The pool of every key's quota (`core.leases`), which all gateways on one database share. Each call is one
+    transaction and may be made again when it failed. What a dead gateway held, the store takes back by itself."""
+
+    holder: str
+
+    async def grant(self, key_id: str, limits: Limits, want: Want) -> Lent | Reject | Recall | Stale:
+        """`want` of this gateway: `want.holder` is `holder`."""
+        ...
+
+    async def record(self, key_id: str, reports: Sequence[Report]) -> None:
+        """All of them may be acknowledged when this returns. Raises InvalidRequest where one contradicts its lease."""
+        ...
 
 
 class Places(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from atoll.core.errors import SetupError
-from atoll.core.ports import Keys, Ledger, Places, Responses
+from atoll.core.ports import Keys, Leases, Ledger, Places, Responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Store:
     keys: Keys
     responses: Responses
     places: Places
+    leases: Leases
     _close: Callable[[], Awaitable[None]]
 
     async def close(self) -> None:
@@ -29,11 +30,11 @@ class Store:
 
 
 async def _memory(_url: str) -> Store:
-    from atoll.store.memory import MemoryKeys, MemoryLedger, MemoryPlaces, MemoryResponses
+    from atoll.store.memory import MemoryKeys, MemoryLeases, MemoryLedger, MemoryPlaces, MemoryResponses
 
     async def close() -> None: ...
 
-    return Store(MemoryLedger(), MemoryKeys(), MemoryResponses(), MemoryPlaces(), close)
+    return Store(MemoryLedger(), MemoryKeys(), MemoryResponses(), MemoryPlaces(), MemoryLeases(), close)
 
 
 async def _sqlite(url: str) -> Store:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
 
-from atoll.core.errors import Conflict, NotFound
+from atoll.core.errors import Conflict, InvalidRequest, NotFound
+from atoll.core.leases import Lent, Moment, Pool, Recall, Report, Stale, Want, grant, record
 from atoll.core.places import RegionStatus
-from atoll.core.quota import WINDOW, Account, Slot
-from atoll.core.types import Entry, Key
-from atoll.store.months import INTERRUPTED, period, settled_at
+from atoll.core.quota import WINDOW, Account, Reject, Slot
+from atoll.core.types import Entry, Key, Limits
+from atoll.store.months import INTERRUPTED, month_end, period, settled_at
 
 
 class Written:
@@ -122,6 +124,35 @@ class MemoryPlaces:
 
     async def all(self) -> Mapping[str, tuple[RegionStatus, float]]:
         return dict(sorted(self._places.items()))
+
+
+class MemoryLeases:
+    """One gateway only: the pools die with it."""
+
+    def __init__(self) -> None:
+        self.holder = "memory"
+        self._pools: dict[str, Pool] = {}
+
+    async def grant(self, key_id: str, limits: Limits, want: Want) -> Lent | Reject | Recall | Stale:
+        when = _moment()
+        pool = self._pools.get(key_id) or Pool(when.period)
+        self._pools[key_id], answer = grant(pool, limits, want, when)
+        return answer
+
+    async def record(self, key_id: str, reports: Sequence[Report]) -> None:
+        when = _moment()
+        pool = self._pools.get(key_id) or Pool(when.period)
+        for told in reports:
+            try:
+                pool = record(pool, told, when)
+            except ValueError as error:
+                raise InvalidRequest(str(error)) from None
+        self._pools[key_id] = pool
+
+
+def _moment() -> Moment:
+    now = time.time()
+    return Moment(now, period(now), month_end(now))
 
 
 class MemoryResponses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import time
 from functools import lru_cache
 
@@ -21,6 +22,12 @@ def period(now: float) -> int:
 def _period_of_day(day: int) -> int:
     date = time.gmtime(day * DAY)
     return date.tm_year * 12 + date.tm_mon - 1
+
+
+def month_end(now: float) -> float:
+    """When the UTC month of `now` ends."""
+    year, month = divmod(period(now) + 1, 12)
+    return float(calendar.timegm((year, month + 1, 1, 0, 0, 0)))
 
 
 def settled_at(entry: Entry) -> float:

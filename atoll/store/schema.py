@@ -97,6 +97,23 @@ places = Table(
     Column("at", Double, nullable=False),
 )
 
+pools = Table(
+    "pools",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("pool", Text, nullable=False),
+)
+
+reported = Table(
+    "reported",
+    metadata,
+    Column("holder", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("period", Integer, primary_key=True, autoincrement=False),
+    Column("nano", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 responses = Table(
     "responses",
     metadata,

@@ -12,6 +12,7 @@ from atoll.store import Store
 from atoll.store.backend import Backend
 from atoll.store.gateways import Gateways, register
 from atoll.store.keys import SqlKeys
+from atoll.store.leases import SqlLeases
 from atoll.store.ledger import SqlLedger
 from atoll.store.migrate import migrate
 from atoll.store.readers import Readers
@@ -40,6 +41,7 @@ async def open_sql(url: str, backend_for: Callable[[URL], Backend]) -> Store:
     readers = Readers(backend)
     ledger = SqlLedger(backend, writer, readers)
 
+    leases = SqlLeases(backend, writer)
     gateways = Gateways(backend, writer)
     gateways.start()
 
@@ -52,4 +54,4 @@ async def open_sql(url: str, backend_for: Callable[[URL], Backend]) -> Store:
             await writer.stop()
 
     responses, places = SqlResponses(writer, readers), SqlPlaces(writer, readers)
-    return Store(ledger, SqlKeys(writer, readers), responses, places, close)
+    return Store(ledger, SqlKeys(writer, readers), responses, places, leases, close)
