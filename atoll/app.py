@@ -32,10 +32,12 @@ from atoll.engines.process import Child, Spec, exit_with_parent
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.admin import Admin, new_key
 from atoll.gateway.asgi import Gateway, Limits
+from atoll.gateway.audit import Audit
 from atoll.gateway.exchange import Exchange
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.places import Places
 from atoll.gateway.placing import Placing
+from atoll.gateway.receipts import open_signer
 from atoll.gateway.rest import build_rest
 from atoll.gateway.server import bind, bind_operator, build_server
 from atoll.gateway.tracing import Tracer
@@ -92,7 +94,9 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         library = Library(_place(settings), home)
         stack.push_async_callback(library.stop)
         library.start(settings.models, progress)
-        await world.start(_round_trips(world), {})
+        decided = await store.places.all()
+        world.remember = store.places.put
+        await world.start(_round_trips(world), {id: status for id, (status, _) in decided.items()})
         exchange = Exchange(fleet, accounts, store.ledger, Placing(world.regions, settings.region))
         if settings.otlp_endpoint:
             exchange.tracer = Tracer(settings.otlp_endpoint, __version__)
@@ -106,7 +110,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         kind = settings.store_url.partition(":")[0]
         admin = Admin(gateway, store.keys, library, kind, now)
         pages = Path(console.__file__).parent
-        gateway.rest = build_rest(admin, Places(admin, world), metrics, pages, library.waiting_for)
+        audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
+        gateway.rest = build_rest(admin, Places(admin, world), metrics, pages, library.waiting_for, audit)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()

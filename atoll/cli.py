@@ -11,7 +11,7 @@ import click
 
 from atoll import __version__
 from atoll.cli_regions import COMMANDS as REGION_COMMANDS
-from atoll.commands import DATA, FILE, JSON, errors, remote, show
+from atoll.commands import DATA, FILE, JSON, errors, open_cloud, remote, show
 
 if TYPE_CHECKING:
     from atoll.client import Cloud
@@ -57,7 +57,7 @@ def down(timeout: int, data: str | None, as_json: bool) -> None:
     """Stop the cloud that runs here: requests under way are finished."""
     from atoll.client import end_process
 
-    with errors(as_json), _cloud("", "", data) as cloud:
+    with errors(as_json), open_cloud("", "", data) as cloud:
         pid = cloud.call("GET", "/atoll/v1/status")["pid"]
         end_process(pid, timeout)
         show({"stopped": pid}) if as_json else print(f"Atoll (process {pid}) has stopped.")
@@ -354,7 +354,7 @@ def _diagnose(data: str | None, deep: bool, network: bool) -> list[dict[str, Any
 
     settings = load(data=data)
     try:
-        with _cloud("", "", data) as cloud:
+        with open_cloud("", "", data) as cloud:
             pid = cloud.call("GET", "/atoll/v1/status")["pid"]
     except AtollError:
         pid = None

@@ -48,13 +48,13 @@ def remote(function: Callable[..., None]) -> Callable[..., None]:
     @JSON
     @functools.wraps(function)
     def run(url: str | None, key: str | None, data: str | None, as_json: bool, **options: Any) -> None:
-        with errors(as_json), _cloud(url, key, data) as cloud:
+        with errors(as_json), open_cloud(url, key, data) as cloud:
             function(cloud, as_json, **options)
 
     return run
 
 
-def _cloud(url: str | None, key: str | None, data: str | None) -> Cloud:
+def open_cloud(url: str | None, key: str | None, data: str | None) -> Cloud:
     from atoll.client import Cloud, Target
     from atoll.settings import load
 

@@ -243,8 +243,8 @@ class Fleet:
         member = self._members[card.id].get(name)
         if member is None:
             raise EngineFailed(f"endpoint '{name}' has just left", code=UNREACHABLE)
-        unread = ask.request.prompt - (decision.cached if name == decision.chosen else 0)
-        ticket = self.view.begin(card.id, member.spot, max(0, unread), time.time())
+        cached = decision.cached if name == decision.chosen else 0
+        ticket = self.view.begin(card.id, member.spot, ask.request.prompt - cached, time.time(), cached=cached)
         extra = _told(ask) if member.endpoint.station else ""
         ok: bool | None = False
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from atoll.regions.link import Address, Link
 
 DRAIN_SECONDS = 60.0
 MAX_DRILL_SECONDS = 600.0
+FORGIVE_EVERY = 5.0
 
 
 class Process(Protocol):
@@ -59,6 +60,7 @@ class World:
         self.fleet = fleet
         self.plan = plan
         self.rtt: Mapping[str, float] = {}
+        self.remember: Callable[[str, RegionStatus, float], Awaitable[None]] | None = None
         self.links: dict[str, Link] = {}
         self._spawn = spawn
         self._processes: dict[str, Process] = {}
@@ -67,7 +69,8 @@ class World:
         self._changing: set[str] = set()
 
     async def start(self, rtt: Mapping[str, float], statuses: Mapping[str, RegionStatus]) -> None:
-        """Serve every region that is live. `rtt` is seconds from the gateway; `statuses` differ from the catalogue."""
+        """Serve every region that is live. `rtt` is seconds from the gateway; `statuses` were decided by operators, of
+        which `remember` is told."""
         self.rtt = rtt
         for id, status in statuses.items():
             if id in self.regions:
@@ -75,6 +78,13 @@ class World:
         for region in self.regions.values():
             self.fleet.view.region(region.id, region.status, region.carbon, rtt.get(region.id, 0.0))
         await asyncio.gather(*(self._serve(r.id) for r in self.regions.values() if r.status in {"live", "draining"}))
+        self._begin(self._forgive())
+
+    async def _forgive(self) -> None:
+        """Endpoints that fared badly are thought better of with time, so that they are tried again."""
+        while True:
+            await asyncio.sleep(FORGIVE_EVERY)
+            self.fleet.view.forgive(time.time())
 
     async def _serve(self, id: str) -> None:
         if id not in self.plan.isolate:
@@ -124,6 +134,8 @@ class World:
             if status == "live" and id not in self.home.stations and id not in self.links:
                 await self._serve(id)
             self._set(replace(region, status=status))
+            if self.remember is not None:
+                await self.remember(id, status, time.time())
             if status == "retired":
                 await self._retire(id)
         finally:

@@ -174,7 +174,7 @@ async def test_an_engine_killed_in_the_middle_is_a_terminal_error_event_and_come
 ) -> None:
     await answers(http)
     seen, began = [], time.time()
-    async for event in tokens(http, path, body):
+    async for event in tokens(http, path, body | {"recovery": "none"}):
         seen.append(event)
         if len(seen) == 8:
             os.kill(child_of(cloud.process.pid, LLAMA), signal.SIGKILL)
@@ -190,6 +190,22 @@ async def test_an_engine_killed_in_the_middle_is_a_terminal_error_event_and_come
     assert row["output"] >= 3 and row["cost"] > 0, "what was sent is charged"
     assert (await http.get("/atoll/v1/me")).json()["month"]["reserved"] == 0
     assert await answers(http) < 30
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+async def test_a_stream_survives_the_engine_that_made_it(cloud: Any, http: httpx.AsyncClient, path: str) -> None:
+    body = dict(STREAMS)[path] | ({"max_output_tokens": 120} if path == RESPONSES else {"max_tokens": 120})
+    await answers(http)
+    began, seen = time.time(), []
+    async for event in tokens(http, path, body):
+        seen.append(event)
+        if len(seen) == 40:
+            os.kill(child_of(cloud.process.pid, LLAMA), signal.SIGKILL)
+    assert "error" not in seen[-1] and seen[-1].get("type") not in {"error", "response.failed"}
+    rows = (await http.get("/atoll/v1/requests", params={"limit": 5})).json()["data"]
+    row = next(row for row in rows if row["route"] == path and row["created_at"] >= began)
+    assert (row["status"], row["grade"]) == ("done", "exact")
+    assert sum(int(part.partition(":")[2]) for part in row["path"].split()) == row["output"] > 40
 
 
 async def test_an_engine_killed_before_the_first_byte_is_a_502_or_an_answer(
