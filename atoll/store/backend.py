@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
@@ -12,11 +13,13 @@ from atoll.core.errors import AtollError
 
 class Backend(Protocol):
     """One database: connections to it, the claim under which this process writes, its error messages. `gateway` is
-    the identity of this process, new with every start; `shared` tells whether others may write beside it."""
+    the identity of this process, new with every start; `shared` tells whether others may write beside it; `journal` is
+    where rows wait on their way into it, if that spares anything."""
 
     engine: Engine
     gateway: str
     shared: bool
+    journal: Path | None
     placeholder: str
 
     def claim(self, connection: Connection) -> None:

@@ -1,18 +1,24 @@
 """The ledger in SQL. One commit writes a whole group: its rows, and what they change in each key's monthly spend.
 
 Spend moves by the difference between the cost a row had and the cost it gets, inside the same transaction, so
-recording an entry again changes nothing. The statements run on the driver's own cursor with many rows each:
+recording an entry again changes nothing. A small group goes to the journal first, where there is one, and from there
+to the database with the next transaction, at the latest after `MOVE_S`; who reads meanwhile is shown both.
+
+The statements run on the driver's own cursor with many rows each:
 compiling and binding through SQLAlchemy cost more than writing, and each statement gives up the interpreter
 lock, which a busy event loop hands back late.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, Integer, case, cast, func, select, tuple_
+from sqlalchemy import Connection, Integer, Row, Select, case, cast, func, select, tuple_
 
 from atoll.core.errors import AtollError, InvalidRequest, SetupError
 from atoll.core.quota import WINDOW, Account, Slot
@@ -21,6 +27,7 @@ from atoll.store import schema
 from atoll.store.backend import Backend
 from atoll.store.gateways import bury
 from atoll.store.groups import Batch, Group, Groups
+from atoll.store.journal import Journal, Values
 from atoll.store.months import period
 from atoll.store.readers import Readers
 from atoll.store.schema import entries, spend
@@ -30,18 +37,21 @@ LIMIT = 50_000
 LINGER_S = 0.002
 LARGE = 8
 CHUNK = 256
+MOVE_S = 1.0
 
 FIXED = ("id", "created_at")
 ID, KEY, PERIOD, COST = (list(entries.c.keys()).index(name) for name in ("id", "key_id", "period", "cost"))
 
 
 class SqlLedger:
-    def __init__(self, backend: Backend, writer: Writer, readers: Readers, linger: float = LINGER_S):
-        self._backend = backend
+    def __init__(self, statements: Statements, journal: Journal | None, writer: Writer, readers: Readers):
+        self._backend = statements.backend
         self._writer = writer
         self._readers = readers
-        self._statements = Statements(backend)
-        self._groups = Groups(self._commit, LIMIT, linger, LARGE)
+        self._statements = statements
+        self._journal = journal
+        self._move_at: asyncio.TimerHandle | None = None
+        self._groups = Groups(self._commit, LIMIT, LINGER_S, LARGE)
 
     def record(self, entry: Entry) -> Group:
         return self._groups.add(entry)
@@ -65,10 +75,10 @@ class SqlLedger:
             query = query.where(tuple_(entries.c.created_at, entries.c.id) < (before, before_id))
         elif before is not None:
             query = query.where(entries.c.created_at < before)
-        return [schema.to_entry(row) for row in await self._readers.fetch(query)]
+        return [schema.to_entry(row) for row in await self._fetch(query)]
 
     async def entry(self, id: str) -> Entry | None:
-        found = await self._readers.fetch(select(entries).where(entries.c.id == id))
+        found = await self._fetch(select(entries).where(entries.c.id == id))
         return schema.to_entry(found[0]) if found else None
 
     async def usage(self, *, since: float, until: float, step: float, key_id: str | None = None) -> Sequence[dict]:
@@ -84,12 +94,20 @@ class SqlLedger:
         )
         if key_id is not None:
             query = query.where(c.key_id == key_id)
-        return [{str(name): n for name, n in row._mapping.items()} for row in await self._readers.fetch(query)]
+        return [{str(name): n for name, n in row._mapping.items()} for row in await self._fetch(query)]
 
     async def close(self) -> None:
         lost = await self._groups.close()
+        if self._move_at:
+            self._move_at.cancel()
+        if self._journal and self._journal.rows:
+            with suppress(AtollError):  # what cannot be moved now is read at the next start
+                await self._writer.run(lambda _: None)
         if lost:
             raise SetupError(f"{lost} ledger rows could not be written before stopping; see the log for the reason")
+
+    async def _fetch(self, query: Select[Any]) -> Sequence[Row]:
+        return await self._readers.fetch(query, list(self._journal.rows.values()) if self._journal else [])
 
     def _commit(self, batch: Batch, done: Done) -> None:
         """Write `batch`; if a value in it cannot be stored, write it again with every value made storable."""
@@ -98,24 +116,42 @@ class SqlLedger:
             if isinstance(error, InvalidRequest):
                 mended = {id: schema.storable(entry) for id, entry in batch.items()}
                 self._writer.submit(partial(self._statements.write, mended), done)
-            else:
-                done(None, error)
+                return
+            if self._journal and self._journal.rows and self._move_at is None:
+                self._move_at = asyncio.get_running_loop().call_later(MOVE_S, self._move)
+            done(None, error)
 
-        self._writer.submit(partial(self._statements.write, batch), written, repeatable=True)
+        write, journal = self._statements.write, self._journal
+        note = (lambda: journal.add(self._statements.rows(batch))) if journal else None
+        self._writer.submit(partial(write, batch), written, repeatable=True, instead=note)
+
+    def _move(self) -> None:
+        """Have a transaction: it takes the journal along."""
+
+        def moved(_: None, error: AtollError | None) -> None:
+            self._move_at = asyncio.get_running_loop().call_later(MOVE_S, self._move) if error else None
+
+        self._writer.submit(lambda _: None, moved, repeatable=True)
 
 
 class Statements:
     """Multi-row statements in powers of two, so that a handful of texts serves every group size."""
 
     def __init__(self, backend: Backend):
-        self._backend = backend
+        self.backend = backend
         self._mark = backend.placeholder
         self._names = list(entries.c.keys())
         self._texts: dict[tuple[str, int], str] = {}
 
     def write(self, batch: Batch, connection: Connection) -> None:
-        rows = [schema.to_row(entry, self._backend.gateway) for entry in batch.values()]
-        cursor = self._backend.driver(connection).cursor()
+        self.put(self.rows(batch), connection)
+
+    def rows(self, batch: Batch) -> list[Values]:
+        return [schema.to_row(entry, self.backend.gateway) for entry in batch.values()]
+
+    def put(self, rows: Sequence[Values], connection: Connection) -> None:
+        """Write rows, each of another entry."""
+        cursor = self.backend.driver(connection).cursor()
         change: Counter[tuple[str, int]] = Counter()
         for row in rows:
             if row[COST]:
@@ -156,7 +192,7 @@ class Statements:
         return ", ".join([f"({', '.join([self._mark] * columns)})"] * rows)
 
 
-def _powers_of_two(rows: list) -> Iterator[list]:
+def _powers_of_two(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     start, left = 0, len(rows)
     while left:
         size = min(CHUNK, 1 << (left.bit_length() - 1))

@@ -31,6 +31,7 @@ NOW = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 class PostgresBackend:
     placeholder = "%s"
     shared = True
+    journal = None
 
     def __init__(self, url: URL):
         try:

@@ -11,9 +11,10 @@ from atoll.core.errors import Overloaded, SetupError
 from atoll.store import Store
 from atoll.store.backend import Backend
 from atoll.store.gateways import Gateways, register
+from atoll.store.journal import Carrier
 from atoll.store.keys import SqlKeys
 from atoll.store.leases import SqlLeases
-from atoll.store.ledger import SqlLedger
+from atoll.store.ledger import SqlLedger, Statements
 from atoll.store.migrate import migrate
 from atoll.store.readers import Readers
 from atoll.store.regions import SqlPlaces
@@ -27,11 +28,14 @@ async def open_sql(url: str, backend_for: Callable[[URL], Backend]) -> Store:
     except (ArgumentError, ValueError):
         raise SetupError("the database URL cannot be read; it looks like sqlite:////absolute/path/atoll.db") from None
     backend = backend_for(parsed)
-    writer = Writer(backend)
+    statements = Statements(backend)
+    carrier = Carrier(backend, statements.put)
+    writer = Writer(backend, carrier)
 
     def prepare(connection: Connection) -> None:
         backend.check(connection)
         migrate(connection)
+        carrier.open(connection)
         register(backend, connection)
 
     try:
@@ -39,7 +43,7 @@ async def open_sql(url: str, backend_for: Callable[[URL], Backend]) -> Store:
     except Overloaded as error:
         raise SetupError(error.message) from error
     readers = Readers(backend)
-    ledger = SqlLedger(backend, writer, readers)
+    ledger = SqlLedger(statements, carrier.journal, writer, readers)
 
     leases = SqlLeases(backend, writer)
     gateways = Gateways(backend, writer)

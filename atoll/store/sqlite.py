@@ -55,6 +55,7 @@ class SqliteBackend:
             raise SetupError("a sqlite URL needs a file: sqlite:////path/atoll.db (memory:// keeps nothing)")
         self.gateway = secrets.token_hex(8)
         self.path = Path(url.database).absolute()
+        self.journal = self.path.with_name(self.path.name + ".journal")
         self._lock: IO[str] | None = None
         self._require_directory()
         self.engine = create_engine(

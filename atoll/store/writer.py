@@ -14,6 +14,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from atoll.core.errors import AtollError, InvalidRequest, Overloaded, SetupError
 from atoll.store.backend import Backend
+from atoll.store.journal import Carrier
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -22,15 +23,17 @@ STOP_S = 30.0
 log = logging.getLogger(__name__)
 
 Done = Callable[[T | None, AtollError | None], None]
+Job = tuple[Work, Done, bool, Callable[[], bool] | None]
 
 
 class Writer:
     """Made inside the running loop, to which results return. `start` claims the database for this process."""
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: Backend, carrier: Carrier):
         self._backend = backend
+        self._carrier = carrier
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[tuple[Work, Done, bool] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="atoll-store-writer", daemon=True)
         self._dbapi = backend.engine.dialect.loaded_dbapi
@@ -44,10 +47,13 @@ class Writer:
             await self.stop()
             raise
 
-    def submit(self, work: Work, done: Done, *, repeatable: bool = False) -> None:
+    def submit(
+        self, work: Work, done: Done, *, repeatable: bool = False, instead: Callable[[], bool] | None = None
+    ) -> None:
         """Queue `work`; `done` is called on the loop with its result or with what went wrong. Repeatable work that
-        failed on a connection made earlier is given one new connection, as the old one may have been cut."""
-        self._jobs.put((work, done, repeatable))
+        failed on a connection made earlier is given one new connection, as the old one may have been cut.
+        Where `instead`, tried first, returns True, it has done the work without a transaction."""
+        self._jobs.put((work, done, repeatable, instead))
 
     async def run(self, work: Work[T]) -> T:
         waiter = self._loop.create_future()
@@ -70,20 +76,23 @@ class Writer:
 
     def _run(self) -> None:
         while job := self._jobs.get():
-            work, done, repeatable = job
+            work, done, repeatable, instead = job
             old = self._connection
-            result, error = self._perform(work)
+            result, error = self._perform(work, instead)
             if repeatable and old and isinstance(error, Overloaded):
-                result, error = self._perform(work)
+                result, error = self._perform(work, instead)
             try:
                 self._loop.call_soon_threadsafe(done, result, error)
             except RuntimeError:
                 break  # the loop was closed without stop(): nobody is left to answer
         self._disconnect()
+        self._carrier.close()
         self._backend.release()
 
-    def _perform(self, work: Work[T]) -> tuple[T | None, AtollError | None]:
+    def _perform(self, work: Work[T], instead: Callable[[], bool] | None) -> tuple[T | None, AtollError | None]:
         try:
+            if instead is not None and instead():
+                return None, None
             return self._transact(self._connected(), work), None
         except AtollError as error:
             return None, error
@@ -102,11 +111,13 @@ class Writer:
         """Begins and ends on the driver: SQLAlchemy's own begin and commit cost as much as writing eight rows."""
         self._backend.begin(connection)
         try:
+            self._carrier.load(connection)
             result = work(connection)
         except BaseException:
             self._end(connection, "rollback")
             raise
         self._end(connection, "commit")
+        self._carrier.arrived()
         return result
 
     def _end(self, connection: Connection, how: str) -> None:
