@@ -45,6 +45,15 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent, wherever it goes."""
+
+    path: str
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """A decision of the past, and what it was made from."""
 
@@ -204,13 +213,13 @@ class Fleet:
         An engine that is just restarting is waited for, up to `patience` seconds.
         """
         ask = ask or Ask(Request("", card.id))
-        search = Search(self, card, ask)
+        search, message = Search(self, card, ask), Message(path, body, content_type)
         while True:
             changed = self._changed
             decision = search.decide()
             for name in decision.order:
                 try:
-                    return await self._attempt(card, name, path, body, content_type, ask, decision)
+                    return await self._attempt(message, name, ask, decision)
                 except (EngineFailed, DeadlineExceeded, Overloaded) as error:
                     search.failed(name, error)
             search.give_up()
@@ -237,18 +246,17 @@ class Fleet:
                 self.decisions.popitem(last=False)
         return decision
 
-    async def _attempt(
-        self, card: Card, name: str, path: str, body: bytes, content_type: str, ask: Ask, decision: Decision
-    ) -> Answer:
-        member = self._members[card.id].get(name)
+    async def _attempt(self, message: Message, name: str, ask: Ask, decision: Decision) -> Answer:
+        model = decision.model
+        member = self._members[model].get(name)
         if member is None:
             raise EngineFailed(f"endpoint '{name}' has just left", code=UNREACHABLE)
         cached = decision.cached if name == decision.chosen else 0
-        ticket = self.view.begin(card.id, member.spot, ask.request.prompt - cached, time.time(), cached=cached)
+        ticket = self.view.begin(model, member.spot, ask.request.prompt - cached, time.time(), cached=cached)
         extra = _told(ask) if member.endpoint.station else ""
         ok: bool | None = False
         try:
-            connection = await member.pool.request(path, body, content_type, extra)
+            connection = await member.pool.request(message.path, message.body, message.content_type, extra)
             if connection.status in REFUSALS and member.endpoint.station:
                 ok = None
                 raise await _refused(connection)

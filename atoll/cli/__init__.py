@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atoll import __version__
-from atoll.cli_regions import COMMANDS as REGION_COMMANDS
-from atoll.commands import DATA, FILE, JSON, errors, open_cloud, remote, show
+from atoll.cli.regions import COMMANDS as REGION_COMMANDS
+from atoll.cli.shared import DATA, FILE, JSON, errors, open_cloud, remote, show
 
 if TYPE_CHECKING:
     from atoll.client import Cloud
@@ -420,7 +420,3 @@ def _part(text: str) -> str:
 
 for command in REGION_COMMANDS:
     main.add_command(command)
-
-
-if __name__ == "__main__":
-    main()

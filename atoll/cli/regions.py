@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.commands import FILE, JSON, errors, remote, show
+from atoll.cli.shared import FILE, JSON, errors, remote, show
 
 if TYPE_CHECKING:
     from atoll.client import Cloud
