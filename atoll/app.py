@@ -97,7 +97,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         decided = await store.places.all()
         world.remember = store.places.put
         await world.start(_round_trips(world), {id: status for id, (status, _) in decided.items()})
-        exchange = Exchange(fleet, accounts, store.ledger, Placing(world.regions, settings.region))
+        placing = Placing(world.regions, settings.region, settings.otlp_region)
+        exchange = Exchange(fleet, accounts, store.ledger, placing)
         if settings.otlp_endpoint:
             exchange.tracer = Tracer(settings.otlp_endpoint, __version__)
             stack.push_async_callback(asyncio.to_thread, exchange.tracer.close)

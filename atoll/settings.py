@@ -26,6 +26,7 @@ class Settings:
     or Atoll's own, calls live); those in `isolate` have a process of their own, which runs `isolated_models` (empty:
     the text models); `wan` emulates the latency to them. `objective` is what routing minimises: fastest, balanced,
     cheapest or greenest; its decisions are kept in `route_log`, for 'atoll route replay'.
+    Spans go to `otlp_endpoint`; those of requests that may be stored in some regions only, if `otlp_region` is one.
     `url` and `api_key` point the command line to a cloud elsewhere; empty means the one in `data`.
     """
 
@@ -50,6 +51,7 @@ class Settings:
     drain_seconds: float = 20.0
     log_level: str = "info"
     otlp_endpoint: str = ""
+    otlp_region: str = ""
     hub_url: str = "https://huggingface.co"
     url: str = ""
     api_key: str = field(default="", repr=False)

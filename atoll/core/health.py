@@ -33,9 +33,12 @@ class Health:
 
 
 def observe(state: Health, ok: bool, now: float, *, threshold: int = 3, longest: float = 30.0) -> Health:
-    """The state after one attempt. Back-off: 1 s, 2 s, 4 s, ... `longest`."""
+    """The state after one attempt. Back-off: 1 s, 2 s, 4 s, ... `longest`. Attempts that were under way when the
+    circuit opened fail for the same reason and count no more."""
     if ok:
         return Health() if state.failures or state.opened else state
+    if now < state.retry_at:
+        return state
     failures = state.failures + 1
     if failures < threshold and not state.opened:
         return replace(state, failures=failures)

@@ -88,6 +88,11 @@ class Charge:
         if not self.grade.endswith(grade):
             self.grade = f"{self.grade}>{grade}" if self.grade else grade
 
+    def restarted(self) -> None:
+        """A broken answer begins anew with other weights; what was sent of it is not charged."""
+        self._delivered.clear()
+        self.grade = "restart"
+
     def first_token(self) -> None:
         if self.first_token_ms is None:
             self.first_token_ms = (time.time() - self.entry.created_at) * 1000
@@ -247,6 +252,7 @@ class Exchange:
         self.recent.appendleft(entry)
         for observe in self.observers:
             observe(entry)
-        if self.tracer is not None:
-            self.tracer.record(entry, self._parents.pop(entry.id, None))
+        parent = self._parents.pop(entry.id, None) if self._parents else None
+        if self.tracer is not None and self.placing.may_trace(entry.rule):
+            self.tracer.record(entry, parent)
         return self.ledger.record(entry)

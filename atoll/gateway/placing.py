@@ -8,7 +8,7 @@ from typing import Any
 
 from atoll.core.errors import Forbidden, InvalidRequest
 from atoll.core.places import Region, Residency
-from atoll.core.residency import PREFIXES, allowed, render, requested
+from atoll.core.residency import ANYWHERE, PREFIXES, allowed, parse_rule, render, requested
 from atoll.core.types import Grade, Key
 
 FIELDS = ("residency", "data_residency", "recovery")
@@ -28,11 +28,13 @@ class Place:
 
 
 class Placing:
-    """`regions` by id, as they are now; `home` is where this gateway and its database stand."""
+    """`regions` by id, as they are now; `home` is where this gateway and its database stand; `traces` is the region
+    of the collector that spans are sent to, empty where it is not known."""
 
-    def __init__(self, regions: Mapping[str, Region], home: str) -> None:
+    def __init__(self, regions: Mapping[str, Region], home: str, traces: str = "") -> None:
         self.regions = regions
         self.home = home
+        self.traces = traces
         self._known: dict[Residency, Place] = {}
 
     def of(self, key: Key) -> Place:
@@ -53,6 +55,11 @@ class Placing:
             raise InvalidRequest(f"recovery must be one of {', '.join(GRADES)}", param="recovery")
         place = self._known.get(rule) or self._place(rule)
         return replace(place, recovery=grade), {**rest, "model": name} if prefixed else rest
+
+    def may_trace(self, rule: str) -> bool:
+        """Whether a span may be kept of a request under this rule, where the collector stands."""
+        ruled = parse_rule(rule or ANYWHERE)
+        return not ruled.store_in or self.traces in allowed(ruled, self.regions).store_in
 
     def _place(self, rule: Residency) -> Place:
         sets = allowed(rule, self.regions)

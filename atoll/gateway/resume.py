@@ -28,6 +28,7 @@ from atoll.gateway.stream import parsed, refusal, usage_of
 
 Chunk = dict[str, Any]
 DEADLINE = 120.0
+RESTARTED = "\n\n[The answer broke off, and only another version of the model is left. It begins anew.]\n\n"
 SAME = ("id", "created", "system_fingerprint")
 
 
@@ -57,6 +58,7 @@ class Session:
         self._digest = ""
         self._failed: frozenset[str] = frozenset()
         self._standby: Standby | None = None
+        self._restarted = False
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Raises what cannot be recovered from."""
@@ -84,9 +86,13 @@ class Session:
         self._before = tokens
         failure = Failure("gone" if self.http.gone else _kind(error), self._left(), error.retry_after)
         action, self.exchange.retries = recover(self.attempt, failure, tokens, now, self.exchange.retries)
-        if isinstance(action, GiveUp | Restart):
+        if isinstance(action, GiveUp):
             raise error
+        if isinstance(action, Restart):
+            self.charge.restarted()
+            self.told, self._digest, self._restarted = Told(), "", True
         if isinstance(action, Continue):
+            self._digest = self._digest if action.same_weights else ""
             self.way = action.grade
             self.charge.recovered(action.grade)
             self.attempt = replace(self.attempt, drifted=self.attempt.drifted or action.grade == "fast")
@@ -102,12 +108,22 @@ class Session:
     async def _made(self) -> AsyncIterator[Chunk]:
         """One attempt: the part of its answer that was not sent yet."""
         checking = Checking(self.told, self.way == "fast")
+        if self._restarted:
+            self._restarted = False
+            yield self._notice()
         async with aclosing(self._source()) as source:
             async for chunk in source:
                 if not self.attempt.number or (chunk := checking.rest(chunk)):
                     self._note(chunk)
                     yield chunk
         checking.end()
+
+    def _notice(self) -> Chunk:
+        """What tells the client that the answer begins anew."""
+        said = {"text": RESTARTED} if "prompt" in self.body else {"delta": {"content": RESTARTED}}
+        kind = "text_completion" if "prompt" in self.body else "chat.completion.chunk"
+        choice = {"index": 0, **said, "finish_reason": None, "logprobs": None}
+        return {**self._identity, "object": kind, "model": self.charge.serving.id, "choices": [choice]}
 
     async def _source(self) -> AsyncIterator[Chunk]:
         standby, self._standby = self._standby, None

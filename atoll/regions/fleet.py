@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import ssl
 import time
@@ -24,6 +25,9 @@ from atoll.core.route import OBJECTIVES, Decision, Request, route
 from atoll.core.types import Endpoint
 from atoll.core.view import Spot, Ticket, View
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
+from atoll.regions.vitals import Watch
+
+log = logging.getLogger("atoll.regions")
 
 ATTEMPTS = 3
 LIVELY = Timeouts(connect=2.0, head=3.0, idle=2.5)
@@ -65,13 +69,14 @@ class Made:
 class Answer:
     """`core.ports.Reply` over one connection; tells the view how it went."""
 
-    __slots__ = ("_connection", "_pieces", "_ticket", "_view", "endpoint", "headers", "status")
+    __slots__ = ("_connection", "_pieces", "_ticket", "_view", "_watch", "endpoint", "headers", "status")
 
-    def __init__(self, view: View, ticket: Ticket, connection: Connection) -> None:
+    def __init__(self, view: View, watch: Watch, ticket: Ticket, connection: Connection) -> None:
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
         self.endpoint = connection.pool.endpoint
         self._view = view
+        self._watch = watch
         self._ticket = ticket
         self._pieces = 0
         self._connection: Connection | None = connection
@@ -112,7 +117,10 @@ class Answer:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release()
-        self._view.finish(self._ticket, time.time(), self._pieces, ok)
+        now = time.time()
+        if ok is not None and self.endpoint.station:
+            ok = self._watch.examine(self._ticket, self._pieces, not ok, now) is None
+        self._view.finish(self._ticket, now, self._pieces, ok)
 
 
 class Fleet:
@@ -132,6 +140,7 @@ class Fleet:
         self._rng = random.Random()
         self._cards: dict[str, Card] = {}
         self._members: dict[str, dict[str, Member]] = {}
+        self._watches: dict[str, Watch] = {}
         self._failed: dict[str, str] = {}
         self._changed = asyncio.Event()
 
@@ -150,6 +159,7 @@ class Fleet:
         """Make a model known; requests wait up to `patience` seconds for its first endpoint."""
         self._cards[card.id] = card
         self._members.setdefault(card.id, {})
+        self._watches.setdefault(card.id, Watch())
         self._failed.pop(card.id, None)
 
     async def retire(self, card_id: str) -> None:
@@ -182,6 +192,7 @@ class Fleet:
         if self._members.get(card_id, {}).pop(name, None) is not None:
             self.view.leave(card_id, name)
             self.memory.forget(name)
+            self._watches[card_id].forget(name)
 
     def fail(self, card_id: str, reason: str) -> None:
         """While this model has no endpoint, refuse its requests with `reason` instead of letting them wait."""
@@ -204,6 +215,16 @@ class Fleet:
         if (member := self._members.get(card_id, {}).get(name)) is not None and member.spot.health.opened:
             self.view.health(card_id, name, Health())
             self._wake()
+
+    def review(self) -> None:
+        """Every few seconds: leave out who fares far worse than its peers, and think better of those left alone."""
+        now = time.time()
+        for card_id, watch in self._watches.items():
+            for name, ejected in watch.eject(now).items():
+                if name in self._members.get(card_id, {}):
+                    log.warning("%s is left out for a while: %s", name, ejected.reason)
+                    self.view.health(card_id, name, Health(1, 1, ejected.until))
+        self.view.forgive(now)
 
     async def open(
         self, card: Card, path: str, body: bytes, content_type: str = "application/json", ask: Ask | None = None
@@ -264,7 +285,7 @@ class Fleet:
             self.view.finish(ticket, time.time(), ok=None if isinstance(error, asyncio.CancelledError) else ok)
             raise
         self.memory.apply(decision, name)
-        return Answer(self.view, ticket, connection)
+        return Answer(self.view, self._watches[model], ticket, connection)
 
     async def close(self) -> None:
         for members in self._members.values():

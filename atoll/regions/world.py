@@ -23,7 +23,7 @@ from atoll.regions.link import Address, Link
 
 DRAIN_SECONDS = 60.0
 MAX_DRILL_SECONDS = 600.0
-FORGIVE_EVERY = 5.0
+REVIEW_EVERY = 5.0
 
 
 class Process(Protocol):
@@ -78,13 +78,12 @@ class World:
         for region in self.regions.values():
             self.fleet.view.region(region.id, region.status, region.carbon, rtt.get(region.id, 0.0))
         await asyncio.gather(*(self._serve(r.id) for r in self.regions.values() if r.status in {"live", "draining"}))
-        self._begin(self._forgive())
+        self._begin(self._review())
 
-    async def _forgive(self) -> None:
-        """Endpoints that fared badly are thought better of with time, so that they are tried again."""
+    async def _review(self) -> None:
         while True:
-            await asyncio.sleep(FORGIVE_EVERY)
-            self.fleet.view.forgive(time.time())
+            await asyncio.sleep(REVIEW_EVERY)
+            self.fleet.review()
 
     async def _serve(self, id: str) -> None:
         if id not in self.plan.isolate:

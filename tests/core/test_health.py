@@ -55,8 +55,8 @@ def test_a_circuit_opens_after_three_failures_in_a_row_for_at_most_30_seconds(hi
 def test_a_circuit_that_failed_for_a_week_still_counts():
     state = Health()
     for i in range(5000):
-        state = observe(state, False, float(i))
-    assert state.retry_at == 4999 + 30
+        state = observe(state, False, 31.0 * i)
+    assert state.retry_at == 31.0 * 4999 + 30 and state.opened > 1024
 
 
 def test_backoff_doubles_up_to_a_bound():
