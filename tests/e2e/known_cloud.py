@@ -169,8 +169,18 @@ async def client(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
-async def rows(http: httpx.AsyncClient) -> list[dict[str, Any]]:
-    """The whole ledger, newest first."""
+async def rows(http: httpx.AsyncClient, within: float = 10) -> list[dict[str, Any]]:
+    """The whole ledger, newest first, once no request is open any more: refusals are written a moment later."""
+    deadline = time.monotonic() + within
+    found = await _rows(http)
+    while any(row["status"] == "open" for row in found):
+        assert time.monotonic() < deadline, "requests that have ended are still open in the ledger"
+        await asyncio.sleep(0.2)
+        found = await _rows(http)
+    return found
+
+
+async def _rows(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     before: dict[str, Any] = {}
     while True:
