@@ -132,7 +132,7 @@ def _add(slots: tuple[Slot, ...], change: Slot, present_only: bool = False) -> t
 def _rate(account: Account, limits: Limits, ask: Ask, now: float) -> Queue | Reject | None:
     slots = account.slots
     rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
-    if rpm is not None and sum(s.requests for s in slots) + 1 > rpm:
+    if rpm is not None and sum([s.requests for s in slots]) + 1 > rpm:
         after = _until_free([(s.second, s.requests) for s in slots], rpm - 1, now)
         return Reject(f"limit of {rpm} requests per minute reached", "requests", after)
     if tpm is None:
@@ -140,7 +140,7 @@ def _rate(account: Account, limits: Limits, ask: Ask, now: float) -> Queue | Rej
     if ask.tokens > tpm:
         reason = f"the request may use {ask.tokens} tokens, over the limit of {tpm} tokens per minute; lower max_tokens"
         return Reject(reason, "tokens", None)
-    total = sum(s.tokens for s in slots) + ask.tokens
+    total = sum([s.tokens for s in slots]) + ask.tokens
     if total <= tpm:
         return None
     held = sum(s.held for s in slots)

@@ -102,7 +102,7 @@ class Budget:
 def earn(budget: Budget, now: float, requests: int = 1) -> Budget:
     """To be called for each request that arrives (not for its retries)."""
     grown = budget.balance + budget.ratio * requests + budget.per_second * max(0.0, now - budget.at)
-    return replace(budget, balance=min(grown, budget.most), at=max(now, budget.at))
+    return Budget(budget.ratio, budget.per_second, budget.most, min(grown, budget.most), max(now, budget.at))
 
 
 def spend(budget: Budget, now: float) -> tuple[Budget, float]:

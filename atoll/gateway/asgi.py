@@ -18,7 +18,7 @@ from atoll.gateway.chat import CHAT, COMPLETIONS, chat
 from atoll.gateway.embeddings import EMBEDDINGS, serve_embeddings
 from atoll.gateway.errors import send_error
 from atoll.gateway.exchange import Exchange
-from atoll.gateway.http import Http, parse_json, request_id
+from atoll.gateway.http import Http, RequestIds, parse_json
 from atoll.gateway.messages import COUNT, MESSAGES, serve_count, serve_messages
 from atoll.gateway.ocr import OCR, serve_ocr
 from atoll.gateway.responses import serve_responses
@@ -39,6 +39,7 @@ class Limits:
 class Gateway:
     """`models` serve on the hot path here; everything else (`rest`) is an ordinary Starlette application.
 
+    `hot` are the paths whose requests the server may hand over with their body (`server.Cycle`).
     Requests that come in over `operator_socket`, which only this user can open, are the local operator's.
     """
 
@@ -50,6 +51,7 @@ class Gateway:
         self.exchange = exchange
         self.responses = responses
         self.limits = limits
+        self.ids = RequestIds()
         self.operator_socket = operator_socket
         self.routes: dict[str, Handler] = {
             CHAT: serve_chat,
@@ -62,6 +64,7 @@ class Gateway:
             SPEECH: serve_speech,
             OCR: serve_ocr,
         }
+        self.hot = frozenset(path.encode() for path in self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self.routes.get(scope.get("path", ""))
@@ -70,7 +73,7 @@ class Gateway:
                 await self.rest(scope, receive, send)
                 return
             handler = serve_stored
-        http = Http(scope, receive, request_id())
+        http = Http(scope, receive, self.ids.new())
         try:
             await handler(self, http, self.identify(scope, http.header))
         except AtollError as error:

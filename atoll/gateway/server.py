@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from atoll.core.errors import SetupError
@@ -22,6 +23,49 @@ BODY_SECONDS = 120.0
 STALL_SECONDS = 30.0
 MAX_HEAD_BYTES = 64 * 1024
 WRITE_BUFFER = 256 * 1024
+SHORT_BODY = HIGH_WATER_LIMIT
+
+
+class Nobody:
+    """The event of a request that nobody waits for."""
+
+    def set(self) -> None: ...
+
+
+class Cycle:
+    """A request whose body is short and read before its handler starts. It stands in for uvicorn's own cycle, which is
+    made to take bodies and answers in pieces and costs as much as reading the request."""
+
+    __slots__ = (
+        "body", "disconnected", "keep_alive", "message_event", "more_body", "on_response", "protocol",
+        "response_complete", "response_started", "scope",
+    )  # fmt: skip
+
+    def __init__(self, protocol: Protocol, keep_alive: bool) -> None:
+        self.protocol = protocol
+        self.scope = protocol.scope
+        self.on_response = protocol.on_response_complete
+        self.keep_alive = keep_alive
+        self.message_event = NOBODY
+        self.body = bytearray()
+        self.more_body = True
+        self.disconnected = self.response_started = self.response_complete = False
+
+    async def run_asgi(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+        finally:
+            if not self.response_complete:
+                self.protocol.transport.close()
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(self.body), "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        raise RuntimeError("this answer is written by Http")
+
+
+NOBODY = Nobody()
 
 
 class Protocol(HttpToolsProtocol):
@@ -33,6 +77,8 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _reading: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _kept: asyncio.TimerHandle | None = None
+    _idle_since = 0.0
     lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -44,6 +90,8 @@ class Protocol(HttpToolsProtocol):
         self._phase = "idle"
         self._watch_phase()
         self._drain_by(None)
+        if self._kept is not None:
+            self._kept.cancel()
         super().connection_lost(exc)
         if self.lost is not None:
             self.lost()
@@ -65,12 +113,50 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._phase = "idle" if self.parser.should_upgrade() else "body"
         self.scope[WIRE] = self
-        super().on_headers_complete()
+        if self._is_short():
+            self.scope["method"], self.scope["path"] = "POST", self.url.decode()
+            self.cycle = Cycle(self, self.parser.should_keep_alive())
+        else:
+            super().on_headers_complete()
         self.scope[CYCLE] = self.cycle
 
     def on_message_complete(self) -> None:
         self._phase = "idle"
         super().on_message_complete()
+        if type(self.cycle) is Cycle:
+            self._start_asgi_task(self.cycle, self.app)
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but with a timer a connection instead of two calls to the loop a request."""
+        self._idle_since = self.loop.time()
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        if self._kept is None:
+            self._kept = self.loop.call_later(self.timeout_keep_alive, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._kept = None
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._phase != "idle" or not self.cycle.response_complete:
+            left = self.timeout_keep_alive
+        if left > 0:
+            self._kept = self.loop.call_later(left, self._close_idle)
+        else:
+            self.transport.close()
+
+    def _is_short(self) -> bool:
+        """A request to a model that need not wait, whose body tells its length and fits the buffer of one read."""
+        if self.url not in getattr(self.app, "hot", ()) or self.parser.get_method() != b"POST":
+            return False
+        if self.expect_100_continue or self.parser.should_upgrade() or self.parser.get_http_version() != "1.1":
+            return False
+        if (self.cycle is not None and not self.cycle.response_complete) or len(self.tasks) >= self.limit_concurrency:
+            return False
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        return len(lengths) == 1 and lengths[0].isdigit() and int(lengths[0]) <= SHORT_BODY
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -80,13 +166,13 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
         self._drain_by(None)
 
-    def begin(self, cycle: RequestResponseCycle, head: bytes) -> None:
+    def begin(self, cycle: RequestResponseCycle | Cycle, head: bytes) -> None:
         """Send status line and headers; what follows is the caller's to frame, until `finish`. `cycle` is the request's
         own: on a connection with requests sent ahead, `self.cycle` is the last of them."""
         cycle.response_started = True
         self.transport.write(head)
 
-    def finish(self, cycle: RequestResponseCycle, data: bytes) -> None:
+    def finish(self, cycle: RequestResponseCycle | Cycle, data: bytes) -> None:
         """Send the last bytes of an answer (all of it, where nothing was begun) and free the connection."""
         if self.transport.is_closing():
             return

@@ -258,9 +258,11 @@ class Fleet:
         decision = self.policy(request, self.view, self.memory, self.objective, rng, now)
         if self.log is not None:
             self.log(record(request, self.view, self.memory, self.objective, seed, now, decision))
-        for wider, at in ((replace(request, excluded=frozenset()), now), (request, now + PANIC)):
-            if not decision.order and self._members.get(request.model):
-                decision = self.policy(wider, self.view, self.memory, self.objective, rng, at)
+        if not decision.order and self._members.get(request.model):
+            wider = replace(request, excluded=frozenset())
+            decision = self.policy(wider, self.view, self.memory, self.objective, rng, now)
+            if not decision.order:
+                decision = self.policy(request, self.view, self.memory, self.objective, rng, now + PANIC)
         if request.id:
             self.decisions.setdefault(request.id, []).append(Made(now, request, decision))
             if len(self.decisions) > REMEMBERED:
