@@ -57,6 +57,7 @@ class Line:
 
     def __init__(self, faults: Faults, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self.begun = False
+        self.written = 0
         self._faults = faults
         self._send = send
         self._under_way: asyncio.Queue[tuple[float, dict[str, Any]] | None] = asyncio.Queue(64)
@@ -73,6 +74,7 @@ class Line:
         await self._carry({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:
+        self.written += 1
         await self._carry({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:

@@ -197,25 +197,15 @@ class Station:
     async def _stream(self, events: AsyncIterator[bytes], line: Line) -> None:
         """Events as they come, and a comment whenever there was none for a while."""
         await line.start(200, [(b"content-type", b"text/event-stream")])
-        async with aclosing(events):  # type: ignore[type-var]
-            coming: asyncio.Task[bytes] | None = None
-            try:
-                while True:
-                    coming = coming or asyncio.ensure_future(anext(events, b""))
-                    done, _ = await asyncio.wait({coming}, timeout=BEAT)
-                    if not done:
-                        await line.write(b": here\n\n")
-                        continue
-                    data, coming = coming.result(), None
-                    if not data:
-                        break
+        beating = asyncio.create_task(_beat(line))
+        try:
+            async with aclosing(events):  # type: ignore[type-var]
+                async for data in events:
                     await line.write(data)
-            except AtollError as error:
-                await line.write(b"data: " + orjson.dumps({"error": to_wire(error)}) + b"\n\n")
-            finally:
-                if coming is not None:
-                    coming.cancel()
-                    await asyncio.wait({coming})
+        except AtollError as error:
+            await line.write(b"data: " + orjson.dumps({"error": to_wire(error)}) + b"\n\n")
+        finally:
+            beating.cancel()
         await line.end()
 
     async def _pass(self, asked: Asked, body: bytes, line: Line) -> None:
@@ -231,6 +221,15 @@ class Station:
 
     async def close(self) -> None:
         await self.kill()
+
+
+async def _beat(line: Line) -> None:
+    """Tell that the region lives while it has nothing else to tell."""
+    while True:
+        before = line.written
+        await asyncio.sleep(BEAT)
+        if line.written == before:
+            await line.write(b": here\n\n")
 
 
 def _told(card: Card) -> dict[str, Any]:

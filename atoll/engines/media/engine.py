@@ -146,7 +146,7 @@ class MediaEngine:
 
     async def _healthy(self, url: str) -> bool:
         try:
-            async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False) as client:
+            async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False, verify=False) as client:
                 return (await client.get(f"{url}/health")).status_code == 200
         except httpx.HTTPError:
             return False
