@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -245,6 +246,24 @@ def _amount(name: str, text: str, kind: type) -> Any:
         raise click.BadParameter(f"'{text}' is neither a number nor 'none'", param_hint=f"--{name}") from None
 
 
+def policy(function: Callable[..., None]) -> Callable[..., None]:
+    """Options for what a key's rule is."""
+    options = (
+        click.option("--process-in", help="Where its requests may be processed: zones, countries, regions; none lifts."),
+        click.option("--store-in", help="Where what is kept of them may be stored."),
+        click.option("--recovery", type=click.Choice(["exact", "fast", "hot", "none"]), help="When a stream breaks."),
+        click.option("--priority", type=click.IntRange(0, 9), help="Higher goes first; 5 if not given."),
+    )
+    return functools.reduce(lambda f, option: option(f), reversed(options), function)
+
+
+def _policy(process_in: str | None, store_in: str | None, **plain: Any) -> dict[str, Any]:
+    places = {axis: text for axis, text in (("process_in", process_in), ("store_in", store_in)) if text is not None}
+    rule = {axis: [] if text == "none" else [p.strip() for p in text.split(",")] for axis, text in places.items()}
+    given = {name: value for name, value in plain.items() if value is not None}
+    return {**given, **({"residency": rule} if rule else {})}
+
+
 @keys.command("list")
 @click.option("--all", "everyone", is_flag=True, help="Revoked and expired keys too.")
 @remote
@@ -272,10 +291,12 @@ def list_keys(cloud: Cloud, as_json: bool, everyone: bool) -> None:
 @click.option("--role", type=click.Choice(["user", "admin"]), default="user", show_default=True)
 @click.option("--days", type=click.FloatRange(0, min_open=True), help="Days until it expires.")
 @limits
+@policy
 @remote
-def create(cloud: Cloud, as_json: bool, name: str, role: str, days: float | None, **given: str | None) -> None:
+def create(cloud: Cloud, as_json: bool, name: str, role: str, days: float | None, **given: Any) -> None:
     """A new key called NAME. It is shown once."""
-    body: dict[str, Any] = {"name": name, "role": role, "limits": _limits(**given)}
+    bounds = {option: given.pop(option) for option in ("requests_per_minute", "tokens_per_minute", "budget")}
+    body: dict[str, Any] = {"name": name, "role": role, "limits": _limits(**bounds), **_policy(**given)}
     if days is not None:
         body["expires_in_s"] = days * 86400
     value = cloud.call("POST", "/atoll/v1/keys", body)
@@ -296,6 +317,19 @@ def limit_key(cloud: Cloud, as_json: bool, key_id: str, **given: str | None) -> 
         raise click.UsageError("name a limit: --requests-per-minute, --tokens-per-minute or --budget")
     value = cloud.call("PATCH", f"/atoll/v1/keys/{_part(key_id)}", {"limits": body})
     show(value) if as_json else print(", ".join(f"{k}: {v}" for k, v in value["limits"].items()))
+
+
+@keys.command("policy")
+@click.argument("key_id")
+@policy
+@remote
+def change_policy(cloud: Cloud, as_json: bool, key_id: str, **given: Any) -> None:
+    """Change where requests of KEY_ID may go, and how they recover; what is not named stays."""
+    body = _policy(**given)
+    if not body:
+        raise click.UsageError("name a rule: --process-in, --store-in, --recovery or --priority")
+    value = cloud.call("PATCH", f"/atoll/v1/keys/{_part(key_id)}", body)
+    show(value) if as_json else print(", ".join(f"{k}: {value[k]}" for k in ("residency", "recovery", "priority")))
 
 
 @keys.command()
