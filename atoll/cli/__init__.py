@@ -249,7 +249,7 @@ def _amount(name: str, text: str, kind: type) -> Any:
 def policy(function: Callable[..., None]) -> Callable[..., None]:
     """Options for what a key's rule is."""
     options = (
-        click.option("--process-in", help="Where its requests may be processed: zones, countries, regions; none lifts."),
+        click.option("--process-in", help="Zones, countries or regions that may process its requests; none lifts."),
         click.option("--store-in", help="Where what is kept of them may be stored."),
         click.option("--recovery", type=click.Choice(["exact", "fast", "hot", "none"]), help="When a stream breaks."),
         click.option("--priority", type=click.IntRange(0, 9), help="Higher goes first; 5 if not given."),

@@ -36,7 +36,11 @@ class Faults:
         return not self.delay and not self.slow and self._open.is_set()
 
     def strike(self, kind: str, seconds: float) -> None:
-        """Stall and partition look the same from afar: silence. It passes by itself."""
+        """Stall and partition look the same from afar: silence. It passes by itself. `delay` is no fault: it makes the
+        way `seconds` long, for good."""
+        if kind == "delay":
+            self.delay = seconds
+            return
         loop = asyncio.get_running_loop()
         if kind == "slow":
             self.slow = SLOW_SECONDS

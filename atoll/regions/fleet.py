@@ -182,6 +182,7 @@ class Fleet:
         pool = Pool(endpoint, LIVELY if lively else self.timeouts, tls)
         spot = Spot(endpoint.name, endpoint.region, limit=limit, slots=limit or SLOTS, price=card.price)
         spot.modalities, spot.digest = frozenset({"text", *card.input}), endpoint.digest
+        self.leave(card_id, endpoint.name)
         self.view.join(card_id, spot)
         self._members[card_id][endpoint.name] = Member(endpoint, pool, spot)
         self._failed.pop(card_id, None)
@@ -189,7 +190,8 @@ class Fleet:
 
     def leave(self, card_id: str, name: str) -> None:
         """Take an endpoint out of service; requests under way on it go on."""
-        if self._members.get(card_id, {}).pop(name, None) is not None:
+        if (member := self._members.get(card_id, {}).pop(name, None)) is not None:
+            member.pool.retire()
             self.view.leave(card_id, name)
             self.memory.forget(name)
             self._watches[card_id].forget(name)

@@ -65,14 +65,15 @@ class Site:
             await pool.close()
 
     def join(self, card_id: str, endpoint: Endpoint, limit: int = 0) -> None:
+        self.leave(card_id, endpoint.name)
         seat = self.seats[card_id]
         seat.pools[endpoint.name] = Pool(endpoint, self._timeouts)
         seat.limit, seat.failed = limit, ""
         self._wake()
 
     def leave(self, card_id: str, name: str) -> None:
-        if card_id in self.seats:
-            self.seats[card_id].pools.pop(name, None)
+        if card_id in self.seats and (pool := self.seats[card_id].pools.pop(name, None)) is not None:
+            pool.retire()
 
     def fail(self, card_id: str, reason: str) -> None:
         self.seats[card_id].failed = reason

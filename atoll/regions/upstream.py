@@ -224,6 +224,7 @@ class Pool:
         self._heads: dict[str, bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._retired = False
 
     async def request(
         self, path: str, body: bytes, content_type: str = "application/json", extra: str = ""
@@ -267,8 +268,14 @@ class Pool:
         for connection in list(self._all):
             connection.abort(EngineFailed("shutting down"))
 
+    def retire(self) -> None:
+        """Close what is idle now, and the rest as it is given back."""
+        self._retired = True
+        for connection in list(self._idle):
+            connection.abort(EngineFailed("the endpoint left"))
+
     def give(self, connection: Connection) -> None:
-        if len(self._idle) >= MAX_IDLE:
+        if len(self._idle) >= MAX_IDLE or self._retired:
             connection.abort(EngineFailed("too many idle connections"))
             return
         connection.idle_since = self.loop.time()

@@ -104,6 +104,8 @@ class World:
             await old.close()
         link = self.links[address.region] = Link(self.fleet, address)
         await link.open()
+        if self.plan.wan and address.region in self._processes:
+            await link.fault("delay", self.rtt.get(address.region, 0.0) / 2)
 
     def region(self, id: str) -> Region:
         """Raises NotFound."""
@@ -219,7 +221,7 @@ class World:
             "served_by": kind,
             "alive": alive,
             "rtt_ms": round(self.rtt.get(region.id, 0.0) * 1000, 1),
-            "wan_emulated": self.plan.wan and kind == "shared",
+            "wan_emulated": self.plan.wan and kind in {"shared", "process"},
             "running": sum(s.outstanding for s in spots),
             "waiting": sum((load.get("waiting") or {}).values()),
             "healthy": sum(not s.health.opened for s in spots),
