@@ -144,14 +144,14 @@ class Session:
         try:
             if reply.status >= 400:
                 raise await refusal(reply)
+            if self.attempt.policy.recovery == "hot" and self._standby is None:
+                self._stand_by(reply)
             async for chunk in parsed(reply):
                 yield chunk
-                if self.attempt.policy.recovery == "hot" and self._standby is None and self.told.tokens:
-                    await self._stand_by(reply)
         finally:
             reply.close()
 
-    async def _stand_by(self, primary: Reply) -> None:
+    def _stand_by(self, primary: Reply) -> None:
         """Let a second region make the same answer, unseen."""
         self._standby = Standby()
         wish = Wish(self._failed, self._digest)
