@@ -1,0 +1,76 @@
+"""What a client notices when the region that answers dies: `python bench/resume.py [--parts ...] [--out FILE]`.
+
+Parts: `stall` (how long the next token keeps the client waiting, by grade, against what it must cost), `peers` (how
+many streams each gateway delivers whole when the engine behind it dies in the middle), `chaos` (ten regions that are
+processes die at random under fifty streams), `rule` (the same with half of the keys bound to the EU, of whose regions
+one is left), `sweep` (a cut at every token of an answer). Each part that runs replaces its section of the results.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from common import REPO, BenchError, exit_on_sigterm, provenance
+
+sys.path[:0] = [str(REPO / "tests" / "e2e"), str(REPO / "tests")]
+
+import resume_peers  # noqa: E402
+import resume_runs  # noqa: E402
+import resume_stall  # noqa: E402
+
+PARTS = ("stall", "peers", "chaos", "rule", "sweep")
+SECONDS = 300.0
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--parts", default="stall,peers", help=f"comma-separated, of {', '.join(PARTS)} (default: %(default)s)"
+    )
+    parser.add_argument("--chaos", type=float, metavar="SECONDS", help="the parts 'chaos' and 'rule', so long each")
+    parser.add_argument("--sweep", type=int, metavar="STEP", nargs="?", const=1, help="the part 'sweep', at each STEP")
+    parser.add_argument("--cuts", type=int, default=40, help="cuts a grade and streams a peer (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=REPO / "bench" / "results" / "resume.json")
+    args = parser.parse_args()
+    special = (["chaos", "rule"] if args.chaos else []) + (["sweep"] if args.sweep else [])
+    args.names = special or args.parts.split(",")
+    args.chaos, args.sweep = args.chaos or SECONDS, args.sweep or 1
+    if unknown := sorted(set(args.names) - set(PARTS)):
+        parser.error(f"unknown parts {unknown}; there are: {', '.join(PARTS)}")
+    return args
+
+
+def run(part: str, args: argparse.Namespace, folder: Path) -> dict:
+    if part == "sweep":
+        return resume_runs.sweep(folder / "sweep", args.sweep)
+    if part in {"chaos", "rule"}:
+        made = resume_runs.chaos if part == "chaos" else resume_runs.chaos_with_rule
+        return asyncio.run(made(folder / part, args.chaos, args.seed))
+    if part == "stall":
+        return resume_stall.measure(folder, args.cuts, args.seed)
+    return resume_peers.measure(folder, args.cuts)
+
+
+def main() -> None:
+    args = parse_args()
+    exit_on_sigterm()
+    with tempfile.TemporaryDirectory(prefix="atoll-bench-") as name:
+        for part in args.names:
+            told = provenance()
+            section = told | run(part, args, Path(name))
+            report = json.loads(args.out.read_text()) if args.out.exists() else {}
+            report[part] = section
+            args.out.write_text(json.dumps(report, indent=1) + "\n")
+            print(json.dumps({part: section}, indent=1))
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(f"bench: {error}")
