@@ -19,7 +19,6 @@ from typing import BinaryIO
 import uvloop
 
 from atoll import __version__, console
-from atoll.core.distance import round_trip
 from atoll.core.errors import AtollError, SetupError
 from atoll.core.findings import Finding
 from atoll.core.places import Region, RegionStatus
@@ -44,6 +43,7 @@ from atoll.gateway.tracing import Tracer
 from atoll.regions.catalogue import read_regions
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
+from atoll.regions.rtt import RoundTrips
 from atoll.regions.site import Site
 from atoll.regions.station import Station
 from atoll.regions.world import Plan, World
@@ -224,8 +224,8 @@ def _regions(settings: Settings) -> list[Region]:
 
 def _round_trips(world: World) -> dict[str, float]:
     """Seconds from the gateway to each region."""
-    here = world.regions[world.home.region]
-    return {id: round_trip(here, there) for id, there in world.regions.items()}
+    trips = RoundTrips(world.regions.values())
+    return {id: trips.between(world.home.region, id).seconds for id in world.regions}
 
 
 async def diagnose(settings: Settings, pid: int | None, deep: bool, network: bool) -> list[Finding]:
