@@ -57,6 +57,7 @@ class Cycle:
         finally:
             if not self.response_complete:
                 self.protocol.transport.close()
+            self.scope.clear()  # it holds this cycle: the two would wait for the collector
 
     async def receive(self) -> dict[str, Any]:
         return {"type": "http.request", "body": bytes(self.body), "more_body": False}
