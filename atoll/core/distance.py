@@ -15,8 +15,8 @@ EARTH_KM = 6371.0
 BASE_SECONDS = 0.0073
 SECONDS_PER_KM = 15.1e-6
 METRO_KM = 200.0
-FITTED_ERROR = 0.133
-FITTED_ERROR_P90 = 0.337
+FITTED_ERROR = 0.134
+FITTED_ERROR_P90 = 0.336
 BORDER_SECONDS = 0.030
 """Added where just one end is in mainland China. An assumption, not a measurement: leased lines add next to nothing,
 the public Internet often more than 100 ms."""

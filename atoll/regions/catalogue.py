@@ -72,7 +72,7 @@ def read_catalogue(path: Path | None = None) -> Catalogue:
     tables = read_tables(path or FILE)
     top = tables.keys("", tables.data, ("zones", "sources", "regions"), ("defaults",))
     sources = _sources(tables, top["sources"])
-    defaults = _references(tables, "defaults", tables.keys("defaults", top.get("defaults", {}), SOURCED), sources)
+    defaults = _references(tables, "defaults", top.get("defaults", {}), sources)
     zones = _zones(tables, top["zones"])
     rows = top["regions"]
     if not isinstance(rows, list) or not rows:
@@ -160,7 +160,7 @@ def _region(
     tables.keys(table, row, (*TEXTS, *RANGES), ("jurisdiction", "sources"))
     values = {key: tables.text(table, key, row[key]) for key in TEXTS}
     values |= {key: tables.number(table, key, row[key], *RANGES[key]) for key in RANGES}
-    values["jurisdiction"] = row.get("jurisdiction", values["country"])
+    values["jurisdiction"] = tables.text(table, "jurisdiction", row.get("jurisdiction", values["country"]))
     id = values["id"]
     if not ID.fullmatch(id) or id == GLOBAL or id in {zone.name for zone in zones}:
         rule = "an id is 3 to 64 lower-case letters, digits and inner hyphens, and not the name of a zone set"

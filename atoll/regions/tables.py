@@ -27,9 +27,12 @@ class Tables:
     lines: Mapping[tuple[str, str], int]
 
     def refuse(self, table: str, key: str, rule: str) -> SetupError:
-        """The error to raise. Where the key is not there, or inside braces, its table's line is told."""
-        parent, _, name = table.rpartition(".")
-        places = ((table, key), (table, ""), (parent, name), (parent, ""))
+        """The error to raise. Where the key has no line of its own, that of the innermost table around it is told."""
+        places = [(table, key), (f"{table}.{key}".strip("."), "")]
+        while table:
+            parent, _, name = table.rpartition(".")
+            places += [(table, ""), (parent, name)]
+            table = parent
         line = next((self.lines[place] for place in places if place in self.lines), 1)
         return SetupError(f"{self.path}, line {line}: {rule}")
 
