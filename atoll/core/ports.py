@@ -65,12 +65,14 @@ class Reply(Protocol):
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a request wants of the fleet: a place by `request`, a turn by `priority` (0 to 9), within `deadline` s.
-    `waits`: while no region that it may use can serve, wait for one until then."""
+    `waits`: while no region that it may use can serve, wait for one until then. `tried` is told of each endpoint that
+    is asked, before it answers."""
 
     request: Request
     priority: int = 5
     deadline: float = 600.0
     waits: bool = False
+    tried: Callable[[Endpoint], None] | None = None
 
 
 class Models(Protocol):

@@ -19,7 +19,7 @@ from atoll.core.quota import Ask as Need
 from atoll.core.quota import Ticket
 from atoll.core.recover import Budget, earn
 from atoll.core.route import BYTES_PER_TOKEN, Request
-from atoll.core.types import Entry, Key, Price, Status, Usage
+from atoll.core.types import Endpoint, Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
 from atoll.gateway.placing import Place, Placing
@@ -43,10 +43,11 @@ Recount = Callable[[], Awaitable[Bound | None]]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Where an answer is to go on: not at `excluded` endpoints, and with these weights."""
+    """Where an answer is to go on: not at `excluded` endpoints, and with these weights; `tried` as in `Ask`."""
 
     excluded: frozenset[str] = frozenset()
     digest: str = ""
+    tried: Callable[[Endpoint], None] | None = None
 
 
 ANYWHERE = Wish()
@@ -224,7 +225,7 @@ class Exchange:
             excluded=wish.excluded,
             digest=wish.digest,
         )
-        ask = Ask(request, charge.key.policy.priority, waits=charge.place.waits)
+        ask = Ask(request, charge.key.policy.priority, waits=charge.place.waits, tried=wish.tried)
         return self.models.open(charge.serving, path, body, content_type, ask)
 
     async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:

@@ -21,7 +21,7 @@ from atoll.core.answer import Told
 from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, Overloaded
 from atoll.core.ports import Reply
 from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Kind, Left, Restart, recover
-from atoll.core.types import Grade, Usage
+from atoll.core.types import Endpoint, Grade, Usage
 from atoll.gateway.exchange import Charge, Exchange, Wish
 from atoll.gateway.http import Http
 from atoll.gateway.stream import parsed, refusal, usage_of
@@ -136,32 +136,36 @@ class Session:
         body = self.body
         if self.way == "fast" and self.told.tokens:
             body = {**body, "continue_token_ids": self.told.ids}
-        reply = await self.exchange.open(
-            self.http, self.charge, self.path, orjson.dumps(body), wish=Wish(self._failed, self._digest)
-        )
+        tried = self._stand_by if self.attempt.policy.recovery == "hot" else None
+        wish = Wish(self._failed, self._digest, tried)
+        reply = await self.exchange.open(self.http, self.charge, self.path, orjson.dumps(body), wish=wish)
         self._failed = frozenset({reply.endpoint.name})
         self._digest = reply.endpoint.digest
         try:
             if reply.status >= 400:
                 raise await refusal(reply)
-            if self.attempt.policy.recovery == "hot" and self._standby is None:
-                self._stand_by(reply)
+            if self._standby is not None:
+                self._leave_both(reply, self._standby)
             async for chunk in parsed(reply):
                 yield chunk
         finally:
             reply.close()
 
-    def _stand_by(self, primary: Reply) -> None:
-        """Let a second region make the same answer, unseen."""
+    def _stand_by(self, primary: Endpoint) -> None:
+        """Let a second region make the same answer, unseen, from the moment that the first is asked."""
+        if self._standby is not None:
+            self._standby.close()
         self._standby = Standby()
-        wish = Wish(self._failed, self._digest)
+        wish = Wish(self._failed | {primary.name}, primary.digest)
         asked = self.exchange.reach(self.charge, self.path, orjson.dumps(self.body), wish=wish)
-        self._standby.begin(asked, primary.endpoint.name)
+        self._standby.begin(asked, primary.name)
+
+    def _leave_both(self, primary: Reply, standby: Standby) -> None:
+        """Neither goes on when the client goes away."""
 
         def leave() -> None:
             primary.close()
-            if self._standby is not None:
-                self._standby.close()
+            standby.close()
 
         self.http.on_gone(leave)
 

@@ -280,6 +280,8 @@ class Fleet:
         ticket = self.view.begin(model, member.spot, ask.request.prompt - cached, time.time(), cached=cached)
         extra = _told(ask) if member.endpoint.station else ""
         ok: bool | None = False
+        if ask.tried is not None:
+            ask.tried(member.endpoint)
         try:
             connection = await member.pool.request(message.path, message.body, message.content_type, extra)
             if connection.status in REFUSALS and member.endpoint.station:
