@@ -48,7 +48,8 @@ export function useChat() {
   };
 }
 
-function throttle(show) {
+/** Calls `show` at most every FRAME_MS, and once after the last change. */
+export function throttle(show) {
   let waiting = false;
   return () => {
     if (waiting) return;
@@ -79,7 +80,8 @@ function wire({ role, text, images = [], audio }) {
   return { role, content: parts };
 }
 
-async function stream(body, reply, changed, signal) {
+/** Streams the answer to `body` into `reply` {text, thinking, meta}; `changed()` after each event. Throws ApiError. */
+export async function stream(body, reply, changed, signal) {
   const meta = reply.meta;
   const began = performance.now();
   const response = await call("/v1/chat/completions", { method: "POST", body, signal });

@@ -68,7 +68,7 @@ export function Page({ title, note, actions, children, wide = false }) {
 }
 
 /** A modal dialog: the browser keeps the focus inside, Escape closes, the focus returns to where it was. */
-export function Dialog({ title, onClose, children }) {
+export function Dialog({ title, wide = false, onClose, children }) {
   const element = useRef(null);
   useLayoutEffect(() => {
     const before = document.activeElement;
@@ -84,7 +84,7 @@ export function Dialog({ title, onClose, children }) {
     event.preventDefault();
     onClose();
   };
-  return html`<dialog ref=${element} aria-labelledby="dialog-title" onCancel=${cancel} onKeyDown=${wrapFocus}>
+  return html`<dialog ref=${element} class=${wide ? "wide" : null} aria-labelledby="dialog-title" onCancel=${cancel} onKeyDown=${wrapFocus}>
     <header><h2 id="dialog-title">${title}</h2>
       <button type="button" class="icon" aria-label="Close" onClick=${onClose}><${Icon} name="close" /></button></header>
     ${children}</dialog>`;

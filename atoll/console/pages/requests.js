@@ -1,12 +1,10 @@
 import { html, useEffect, useState } from "/console/vendor/preact-htm.js";
-import { ApiError, call, events, get } from "/console/api.js";
-import { ago, clock, count, date, milliseconds, money } from "/console/format.js";
-import { Choice, Dialog, Empty, Page, Problem, Ring, Skeleton } from "/console/ui.js";
+import { useFeed } from "/console/feed.js";
+import { ago, clock, count, milliseconds, money } from "/console/format.js";
+import { BAD, Path, RequestDetail, status } from "/console/request.js";
+import { Choice, Empty, Page, Problem, Ring, Skeleton } from "/console/ui.js";
 
-const PAGE = 50;
-const MOST = 500;
 const FILTERS = [["all", "All"], ["open", "Running"], ["done", "Done"], ["failed", "Failed"]];
-const BAD = ["failed", "cancelled", "interrupted"];
 
 export function RequestsPage({ admin, models }) {
   const feed = useFeed();
@@ -25,7 +23,7 @@ export function RequestsPage({ admin, models }) {
       ${filter === "all" ? html`Say something in <a href="#/chat">Chat</a> in another tab: it appears here while it runs.` : "Choose another status above."}<//>` : null}
     ${shown.length ? html`<${Table} rows=${shown} unit=${unit} onPick=${setPicked} />` : null}
     ${feed.next ? html`<button class="quiet more" onClick=${feed.older}>Load older</button>` : null}
-    ${picked ? html`<${Detail} row=${feed.rows.find((r) => r.id === picked)} unit=${unit} onClose=${() => setPicked(null)} />` : null}
+    ${picked ? html`<${RequestDetail} row=${feed.rows.find((r) => r.id === picked)} unit=${unit} onClose=${() => setPicked(null)} />` : null}
   <//>`;
 }
 
@@ -38,62 +36,6 @@ function useTick(ms) {
   }, []);
 }
 
-/** The newest requests, then each change as it is announced; reconnects with a growing pause. */
-function useFeed() {
-  const [state, setState] = useState({ rows: null, next: null });
-  const [live, setLive] = useState(false);
-  const [error, setError] = useState(null);
-  const put = (found, next) => setState((before) => ({
-    rows: merge(before.rows ?? [], found),
-    next: next === undefined || before.rows?.length > found.length ? before.next : next,
-  }));
-
-  useEffect(() => {
-    const control = new AbortController();
-    const follow = async () => {
-      const stream = await call("/atoll/v1/requests/live", { signal: control.signal });
-      const first = await get(`/atoll/v1/requests?limit=${PAGE}`, { signal: control.signal });
-      put(first.data, first.next);
-      setLive(true);
-      setError(null);
-      for await (const { event, data } of events(stream)) if (event === "request") put([data]);
-    };
-    (async () => {
-      for (let pause = 500; !control.signal.aborted; pause = Math.min(pause * 2, 10_000)) {
-        try {
-          await follow();
-          pause = 500;
-        } catch (problem) {
-          if (control.signal.aborted) return;
-          if (!(problem instanceof ApiError)) throw problem;
-          setError(problem);
-        }
-        setLive(false);
-        await new Promise((resolve) => setTimeout(resolve, pause));
-      }
-    })();
-    return () => control.abort();
-  }, []);
-
-  const older = async () => {
-    try {
-      const found = await get(`/atoll/v1/requests?limit=${PAGE}&before=${state.next}`);
-      setState((before) => ({ rows: merge(before.rows, found.data), next: found.next }));
-    } catch (problem) {
-      setError(problem);
-    }
-  };
-  return { ...state, live, error, older };
-}
-
-function merge(rows, found) {
-  const all = new Map(rows.map((r) => [r.id, r]));
-  for (const row of found) if (row.status !== "open" || !all.has(row.id)) all.set(row.id, row);
-  return [...all.values()].sort((a, b) => b.created_at - a.created_at).slice(0, MOST);
-}
-
-const LOOK = { open: "starting", done: "ready", failed: "failed", cancelled: "missing", interrupted: "failed" };
-const status = (row) => html`<${Ring} state=${LOOK[row.status]} label=${row.status === "open" ? "running" : row.status} />`;
 const surface = (route) => route.replace(/^\/(atoll\/)?v1\//, "");
 
 function Table({ rows, unit, onPick }) {
@@ -102,29 +44,8 @@ function Table({ rows, unit, onPick }) {
     <tbody>${rows.map((r) => html`<tr key=${r.id} class=${r.status} data-id=${r.id}>
       <td>${status(r)}</td>
       <td data-label="When"><button class="link" onClick=${() => onPick(r.id)} aria-label=${`Details of the request at ${clock(r.created_at)}`}>${ago(r.created_at)}</button></td>
-      <td data-label="Model">${r.model}</td><td data-label="API">${surface(r.route)}</td><td data-label="Region">${r.region || "–"}</td>
+      <td data-label="Model">${r.model}</td><td data-label="API">${surface(r.route)}</td><td data-label="Region"><${Path} row=${r} /></td>
       <td class="n" data-label="In" title=${`${unit(r)}s`}>${count(r.input)}</td><td class="n" data-label="Out">${count(r.output)}</td>
       <td class="n" data-label="First">${milliseconds(r.first_token_ms)}</td><td class="n" data-label="Whole">${milliseconds(r.duration_ms)}</td>
       <td class="n" data-label="Cost">${money(r.cost)}</td></tr>`)}</tbody></table></div>`;
-}
-
-function Detail({ row, unit, onClose }) {
-  const facts = [
-    ["Request", html`<code>${row.id}</code>`],
-    ["Status", html`${status(row)}${row.http_status ? ` HTTP ${row.http_status}` : ""}`],
-    ["Error", row.error && html`<code>${row.error}</code>`],
-    ["Began", `${date(row.created_at)} ${clock(row.created_at)}`],
-    ["Key", html`<code>${row.key_id}</code>`],
-    ["Model", row.model],
-    ["API", row.route],
-    ["Region", row.region],
-    ["Input", `${count(row.input)} ${unit(row)}s, ${count(row.cached)} from cache`],
-    ["Output", count(row.output)],
-    ["First token", milliseconds(row.first_token_ms)],
-    ["Whole", milliseconds(row.duration_ms)],
-    ["Cost", money(row.cost)],
-  ];
-  return html`<${Dialog} title="Request" onClose=${onClose}>
-    <dl class="detail">${facts.filter(([, value]) => value).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    <footer><button class="primary" onClick=${onClose}>Close</button></footer><//>`;
 }
