@@ -114,6 +114,16 @@ async def test_a_stream_cut_at_any_token_is_the_unbroken_one(grade: str, samplin
             await w.home.revive(w.first)
 
 
+async def test_a_standby_is_asked_in_the_same_moment() -> None:
+    async with world(wait=0.3) as w:
+        w.policy(recovery="hot")
+        events = w.events(w.asked(stream=True, seed=1))
+        while not text([await anext(events)]):
+            pass
+        assert (len(w.engine.asked), len(w.serving())) == (2, 2)
+        await events.aclose()
+
+
 async def test_the_row_tells_where_an_answer_was_made_and_how_it_went_on() -> None:
     async with world() as w:
         await w.cut(w.asked(stream=True, seed=1), 8)
