@@ -128,13 +128,13 @@ async def known_part(cuts: int, seed: int) -> dict:
     plan = [(grade, "kill", cuts) for grade in GRADES] + [("exact", "silence", SILENCES)]
     for grade, fault, count in plan:
         async with known_regions(fault) as cloud:
-            rows = []
+            cloud.token_s, rows = await token_time(cloud, {**cloud.body, "max_tokens": 50, "seed": 0}), []
             for number in range(count):
                 at = dice.randint(8, 56)
                 body = {**cloud.body, "max_tokens": at + TAIL, "seed": seed + number, "recovery": grade}
                 seen = await ask(cloud, body, at)
                 whole = seen.text == known_text(body)
-                rows.append((seen.stall - TOKEN_S, known_cost(grade, at), whole))
+                rows.append((seen.stall - cloud.token_s, known_cost(grade, at, cloud.token_s), whole))
             result[grade if fault == "kill" else f"{grade}, silent"] = summary(rows)
             print(f"known engine, {grade}, {fault}: {summary(rows)}", file=sys.stderr, flush=True)
     given = {"token_s": TOKEN_S, "prefill_s_per_token": PREFILL_S, "rtt_s": RTT_S, "prompt_tokens": PROMPT}
@@ -145,9 +145,15 @@ def known_text(body: dict) -> str:
     return "".join(map(known.word, known.answer(body)))
 
 
-def known_cost(grade: str, at: int) -> float:
-    """RTT + prefill + regeneration, in seconds. A standby has begun when the first token came: it lags by that much."""
-    regeneration = at * TOKEN_S if grade == "exact" else 0.0
+async def token_time(cloud: Cloud, *bodies: dict) -> float:
+    """The median time between two tokens of unbroken answers, in seconds."""
+    whole = [await ask(cloud, body) for body in bodies]
+    return statistics.median(b - a for seen in whole for a, b in zip(seen.at, seen.at[1:], strict=False))
+
+
+def known_cost(grade: str, at: int, token_s: float) -> float:
+    """RTT + prefill + regeneration, in seconds. A standby has done all of that already."""
+    regeneration = at * token_s if grade == "exact" else 0.0
     prefill = PREFILL_S * (PROMPT + (at if grade == "fast" else 0))
     return 0.0 if grade == "hot" else RTT_S + prefill + regeneration
 
