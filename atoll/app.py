@@ -12,9 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import uvloop
 
@@ -40,9 +40,10 @@ from atoll.gateway.receipts import open_signer
 from atoll.gateway.rest import build_rest
 from atoll.gateway.server import bind, bind_operator, build_server
 from atoll.gateway.tracing import Tracer
-from atoll.regions.catalogue import read_regions
+from atoll.regions.catalogue import read_catalogue, read_regions
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
+from atoll.regions.laws import DISCLAIMER, read_laws
 from atoll.regions.rtt import RoundTrips
 from atoll.regions.site import Site
 from atoll.regions.station import Station
@@ -112,7 +113,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         admin = Admin(gateway, store.keys, library, kind, now)
         pages = Path(console.__file__).parent
         audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
-        gateway.rest = build_rest(admin, Places(admin, world), metrics, pages, library.waiting_for, audit)
+        gateway.rest = build_rest(admin, Places(admin, world, _laws(settings)), metrics, pages, library.waiting_for, audit)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()
@@ -220,6 +221,14 @@ def _regions(settings: Settings) -> list[Region]:
     off = {id for id, region in regions.items() if region.status == "live"} - wanted
     status: dict[str, RegionStatus] = {**dict.fromkeys(off, "retired"), **dict.fromkeys(on, "live")}
     return [replace(region, status=status.get(id, region.status)) for id, region in regions.items()]
+
+
+def _laws(settings: Settings) -> dict[str, Any]:
+    """The law table as the API tells it; `laws.toml` in the data folder takes its place. Raises SetupError."""
+    own, catalogue = settings.data / "laws.toml", Path(settings.catalogue) if settings.catalogue else None
+    zones = [zone.name for zone in read_catalogue(catalogue).zones]
+    laws = read_laws(zones, own if own.exists() else None)
+    return {"disclaimer": DISCLAIMER, "data": [asdict(law) for law in laws]}
 
 
 def _round_trips(world: World) -> dict[str, float]:

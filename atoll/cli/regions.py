@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atoll.client import Cloud
 
 REGION = click.argument("region")
+AXES = ("process_in", "store_in")
 
 
 @click.group()
@@ -52,6 +53,22 @@ def show_region(cloud: Cloud, as_json: bool, region: str) -> None:
     sources = value.pop("sources")
     for name, told in value.items():
         click.echo(f"{name:20} {told}" + (f"   [{sources[name]}]" if name in sources else ""))
+
+
+@regions.command("laws")
+@click.argument("jurisdiction", required=False)
+@remote
+def list_laws(cloud: Cloud, as_json: bool, jurisdiction: str | None) -> None:
+    """What laws say about where data may go, of one JURISDICTION or all. Editable data, not legal advice."""
+    value = cloud.call("GET", "/atoll/v1/laws")
+    laws = [law for law in value["data"] if jurisdiction in (None, law["jurisdiction"])]
+    if as_json:
+        return show({**value, "data": laws})
+    for law in laws:
+        rule = ", ".join(f"{axis}: {' '.join(law['suggest'][axis])}" for axis in AXES if law["suggest"][axis])
+        click.echo(f"{law['jurisdiction']:5} {law['name']}, {law['article']} ({law['as_of']})\n      {law['summary']}")
+        click.echo(f"      a rule that keeps clear of it: {rule or 'none is needed'}   {law['source']}")
+    click.echo(value["disclaimer"])
 
 
 def _change(cloud: Cloud, as_json: bool, region: str, status: str) -> None:

@@ -50,6 +50,7 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/atoll/v1/requests", "The ledger, newest first", ("limit", "before", "key_id")),
     ("get", "/atoll/v1/regions", "The regions, and how they are now", ()),
     ("get", "/atoll/v1/regions/{id}", "One region, with the sources of its values", ()),
+    ("get", "/atoll/v1/laws", "Laws that bear on where data may go: data to edit, not legal advice", ()),
     ("get", "/atoll/v1/requests/{id}/route", "Why a request went where it did", ()),
     ("get", "/atoll/v1/requests/{id}/receipt", "What was processed and stored where, signed", ()),
     ("get", "/atoll/v1/receipts/key", "The public key that receipts are signed with", ()),

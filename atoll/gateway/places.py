@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,6 +41,7 @@ class Explain(BaseModel):
 class Places:
     admin: Admin
     regions: Regions
+    laws: Mapping[str, Any] = field(default_factory=dict)
 
     def routes(self) -> list[Route]:
         table: list[tuple[str, str, Any]] = [
@@ -49,6 +51,7 @@ class Places:
             ("POST", "/atoll/v1/regions/{id}/drill", self.drill),
             ("GET", "/atoll/v1/requests/{id}/route", self.route_of),
             ("POST", "/atoll/v1/route/explain", self.explain),
+            ("GET", "/atoll/v1/laws", self.list_laws),
         ]
         return [Route(path, handler, methods=[method]) for method, path, handler in table]
 
@@ -66,6 +69,10 @@ class Places:
     async def get_region(self, request: Request) -> Response:
         self.admin.caller(request)
         return reply(self._row(request.path_params["id"]))
+
+    async def list_laws(self, request: Request) -> Response:
+        self.admin.caller(request)
+        return reply(self.laws)
 
     async def change_region(self, request: Request) -> Response:
         self.admin.caller(request, admin=True)
