@@ -113,7 +113,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         admin = Admin(gateway, store.keys, library, kind, now)
         pages = Path(console.__file__).parent
         audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
-        gateway.rest = build_rest(admin, Places(admin, world, _laws(settings)), metrics, pages, library.waiting_for, audit)
+        places = Places(admin, world, _laws(settings))
+        gateway.rest = build_rest(admin, places, metrics, pages, library.waiting_for, audit)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()
