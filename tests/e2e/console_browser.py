@@ -47,12 +47,11 @@ def speech(folder: Path) -> Path:
     return path
 
 
-def launch(playwright: Playwright, microphone: Path) -> Browser:
+def launch(playwright: Playwright, microphone: Path | None = None) -> Browser:
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path, "the console tests need Chromium: run `make tools`"
-    return playwright.chromium.launch(
-        executable_path=path, args=[*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
-    )
+    heard = [f"--use-file-for-fake-audio-capture={microphone}"] if microphone else []
+    return playwright.chromium.launch(executable_path=path, args=[*FLAGS, *heard])
 
 
 @dataclass
