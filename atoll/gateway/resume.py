@@ -82,7 +82,10 @@ class Session:
         standby = self._standby is not None and self._standby.alive
         known = self.told.ids is not None and not self.told.finished
         pace = (now - self._began) / tokens if tokens else 0.0
-        self.attempt = replace(self.attempt, number=again, ids=known, standby=standby, pace=pace)
+        until = self.attempt.deadline if again > 1 else now + DEADLINE + tokens * pace
+        self.attempt = replace(
+            self.attempt, number=again, deadline=until, ids=known, standby=standby, pace=pace
+        )
         self._before = tokens
         failure = Failure("gone" if self.http.gone else _kind(error), self._left(), error.retry_after)
         action, self.exchange.retries = recover(self.attempt, failure, tokens, now, self.exchange.retries)
