@@ -1,9 +1,10 @@
 """What a client notices when the region that answers dies: `python bench/resume.py [--parts ...] [--out FILE]`.
 
-Parts: `stall` (how long the next token keeps the client waiting, by grade, against what it must cost), `peers` (how
-many streams each gateway delivers whole when the engine behind it dies in the middle), `chaos` (ten regions that are
-processes die at random under fifty streams), `rule` (the same with half of the keys bound to the EU, of whose regions
-one is left), `sweep` (a cut at every token of an answer). Each part that runs replaces its section of the results.
+Parts: `stall` and `embedded` (how long the next token keeps the client waiting, by grade, against what it must cost: on
+an engine of a fixed pace, and on the embedded one), `peers` (how many streams each gateway delivers whole when the
+engine behind it dies in the middle), `chaos` (ten regions that are processes die at random under fifty streams), `rule`
+(the same with half of the keys bound to the EU, of whose regions one is left), `sweep` (a cut at every token of an
+answer). Each part that runs replaces its section of the results.
 """
 
 import argparse
@@ -21,14 +22,14 @@ import resume_peers  # noqa: E402
 import resume_runs  # noqa: E402
 import resume_stall  # noqa: E402
 
-PARTS = ("stall", "peers", "chaos", "rule", "sweep")
+PARTS = ("stall", "embedded", "peers", "chaos", "rule", "sweep")
 SECONDS = 300.0
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "--parts", default="stall,peers", help=f"comma-separated, of {', '.join(PARTS)} (default: %(default)s)"
+        "--parts", default="stall,embedded,peers", help=f"comma-separated, of {', '.join(PARTS)} (default: %(default)s)"
     )
     parser.add_argument("--chaos", type=float, metavar="SECONDS", help="the parts 'chaos' and 'rule', so long each")
     parser.add_argument("--sweep", type=int, metavar="STEP", nargs="?", const=1, help="the part 'sweep', at each STEP")
@@ -51,7 +52,9 @@ def run(part: str, args: argparse.Namespace, folder: Path) -> dict:
         made = resume_runs.chaos if part == "chaos" else resume_runs.chaos_with_rule
         return asyncio.run(made(folder / part, args.chaos, args.seed))
     if part == "stall":
-        return resume_stall.measure(folder, args.cuts, args.seed)
+        return asyncio.run(resume_stall.known_part(args.cuts, args.seed))
+    if part == "embedded":
+        return asyncio.run(resume_stall.embedded_part(folder / part, max(args.cuts // 4, 4), args.seed))
     return resume_peers.measure(folder, args.cuts)
 
 

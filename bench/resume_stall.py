@@ -48,8 +48,6 @@ class Cloud:
     http: httpx.AsyncClient
     strike: Callable
     body: dict
-    token_s: float = 0.0
-    first_s: float = 0.0
 
 
 @dataclasses.dataclass
@@ -68,6 +66,12 @@ class Seen:
             later - max(earlier, 0) for earlier, later in zip(self.at, self.at[1:], strict=False) if later > self.struck
         ]
         return max(gaps, default=0.0)
+
+    @property
+    def pace(self) -> float:
+        """Seconds a token took before the region was struck, on average."""
+        before = [at for at in self.at if at <= self.struck]
+        return (before[-1] - before[0]) / (len(before) - 1)
 
 
 async def ask(cloud: Cloud, body: dict, cut: int | None = None) -> Seen:
@@ -128,13 +132,13 @@ async def known_part(cuts: int, seed: int) -> dict:
     plan = [(grade, "kill", cuts) for grade in GRADES] + [("exact", "silence", SILENCES)]
     for grade, fault, count in plan:
         async with known_regions(fault) as cloud:
-            cloud.token_s, rows = await token_time(cloud, {**cloud.body, "max_tokens": 50, "seed": 0}), []
+            rows = []
             for number in range(count):
                 at = dice.randint(8, 56)
                 body = {**cloud.body, "max_tokens": at + TAIL, "seed": seed + number, "recovery": grade}
                 seen = await ask(cloud, body, at)
                 whole = seen.text == known_text(body)
-                rows.append((seen.stall - cloud.token_s, known_cost(grade, at, cloud.token_s), whole))
+                rows.append((seen.stall - seen.pace, known_cost(grade, at, seen.pace), whole))
             result[grade if fault == "kill" else f"{grade}, silent"] = summary(rows)
             print(f"known engine, {grade}, {fault}: {summary(rows)}", file=sys.stderr, flush=True)
     given = {"token_s": TOKEN_S, "prefill_s_per_token": PREFILL_S, "rtt_s": RTT_S, "prompt_tokens": PROMPT}
@@ -143,12 +147,6 @@ async def known_part(cuts: int, seed: int) -> dict:
 
 def known_text(body: dict) -> str:
     return "".join(map(known.word, known.answer(body)))
-
-
-async def token_time(cloud: Cloud, *bodies: dict) -> float:
-    """The median time between two tokens of unbroken answers, in seconds."""
-    whole = [await ask(cloud, body) for body in bodies]
-    return statistics.median(b - a for seen in whole for a, b in zip(seen.at, seen.at[1:], strict=False))
 
 
 def known_cost(grade: str, at: int, token_s: float) -> float:
@@ -191,17 +189,16 @@ async def embedded(folder: Path) -> AsyncIterator[Cloud]:
 
 
 async def embedded_part(folder: Path, cuts: int, seed: int) -> dict:
-    """The parts of the sum are measured: first token and a token's time of unbroken answers, RTT of the region that
-    took over."""
+    """The parts of the sum are measured: the first token of unbroken answers, a token's time in the answer that is cut,
+    and RTT of the region that took over from the catalogue."""
     dice, result = random.Random(seed), {}
     async with embedded(folder) as cloud:
         for _ in range(3):
             await ask(cloud, {**cloud.body, "max_tokens": 20})
         away = {id: row["rtt_ms"] / 1000 for id, row in (await known.regions(cloud.http)).items()}
         whole = [await ask(cloud, {**cloud.body, "max_tokens": 120}) for _ in range(3)]
-        cloud.token_s = statistics.median(b - a for seen in whole for a, b in zip(seen.at, seen.at[1:], strict=False))
         ledger = {row["id"]: row for row in await known.rows(cloud.http)}
-        cloud.first_s = statistics.median(seen.at[0] - away[ledger[seen.id]["region"]] for seen in whole)
+        first_s = statistics.median(seen.at[0] - away[ledger[seen.id]["region"]] for seen in whole)
         for grade in GRADES:
             rows = []
             for _ in range(cuts):
@@ -209,18 +206,10 @@ async def embedded_part(folder: Path, cuts: int, seed: int) -> dict:
                 body = {**cloud.body, "max_tokens": at + TAIL, "recovery": grade}
                 seen = await ask(cloud, body, at)
                 row = next(row for row in await known.rows(cloud.http) if row["id"] == seen.id)
-                regeneration = at * cloud.token_s if grade == "exact" else 0.0
-                cost = 0.0 if grade == "hot" else away[row["region"]] + cloud.first_s + regeneration
-                rows.append((seen.stall - cloud.token_s, cost, whole[0].text.startswith(seen.text)))
+                regeneration = at * seen.pace if grade == "exact" else 0.0
+                cost = 0.0 if grade == "hot" else away[row["region"]] + first_s + regeneration
+                rows.append((seen.stall - seen.pace, cost, whole[0].text.startswith(seen.text)))
                 await asyncio.sleep(0.5)
             result[grade] = summary(rows)
             print(f"embedded engine, {grade}: {result[grade]}", file=sys.stderr, flush=True)
-    measured = {"token_s": round(cloud.token_s, 4), "first_token_s": round(cloud.first_s, 4)}
-    return {"measured": measured, "rtt_s": {id: round(away[id], 4) for id in SERVED}, "grades": result}
-
-
-def measure(folder: Path, cuts: int, seed: int) -> dict:
-    return {
-        "known_engine": asyncio.run(known_part(cuts, seed)),
-        "embedded_engine": asyncio.run(embedded_part(folder / "embedded", max(cuts // 2, 4), seed)),
-    }
+    return {"first_token_s": round(first_s, 4), "rtt_s": {id: round(away[id], 4) for id in SERVED}, "grades": result}
