@@ -33,6 +33,7 @@ from atoll.gateway.admin import Admin, new_key
 from atoll.gateway.asgi import Gateway, Limits
 from atoll.gateway.audit import Audit
 from atoll.gateway.exchange import Exchange
+from atoll.gateway.invites import Invites
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.places import Places
 from atoll.gateway.placing import Placing
@@ -43,6 +44,7 @@ from atoll.gateway.tracing import Tracer
 from atoll.regions.catalogue import read_catalogue, read_regions
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
+from atoll.regions.join import Door, Joined, Token, enroll, open_door
 from atoll.regions.laws import DISCLAIMER, read_laws
 from atoll.regions.rtt import RoundTrips
 from atoll.regions.site import Site
@@ -97,6 +99,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         library.start(settings.models, progress)
         decided = await store.places.all()
         world.remember = store.places.put
+        joined = Joined(settings.data / "trust")
+        world.joined, joined.admit = joined.addresses(), world.admit
         await world.start(_round_trips(world), {id: status for id, (status, _) in decided.items()})
         placing = Placing(world.regions, settings.region, settings.otlp_region)
         exchange = Exchange(fleet, accounts, store.ledger, placing)
@@ -112,9 +116,10 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         kind = settings.store_url.partition(":")[0]
         admin = Admin(gateway, store.keys, library, kind, now)
         pages = Path(console.__file__).parent
+        invites = Invites(admin, world, joined)
         audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
         places = Places(admin, world, _laws(settings))
-        gateway.rest = build_rest(admin, places, metrics, pages, library.waiting_for, audit)
+        gateway.rest = build_rest(admin, places, metrics, pages, library.waiting_for, audit, invites)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()
@@ -150,9 +155,10 @@ def run(settings: Settings, progress: Progress, announce: Callable[[Cloud], None
     uvloop.run(serve(settings, progress, announce))
 
 
-async def serve_region(settings: Settings, progress: Progress, announce: Callable[[str], None]) -> None:
-    """One region and its engines in this process, for the gateway that holds its token, until SIGTERM or the end of the
-    process that started it."""
+async def serve_region(
+    settings: Settings, door: Door, progress: Progress, announce: Callable[[str], None]
+) -> None:
+    """One region and its engines in this process, for the gateway that is let in by its door, until SIGTERM."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM):
@@ -160,19 +166,40 @@ async def serve_region(settings: Settings, progress: Progress, announce: Callabl
     async with contextlib.AsyncExitStack() as stack:
         site = Site()
         stack.push_async_callback(site.close)
-        station = Station(settings.region, site, settings.slots, settings.region_token)
-        await station.listen(settings.host, settings.port)
+        station = Station(door.region, site, settings.slots, door.token)
+        await _listen(station, door)
         stack.push_async_callback(station.close)
-        library = Library(_place(settings), site)
+        library = Library(_place(replace(settings, region=door.region)), site)
         stack.push_async_callback(library.stop)
         library.start(settings.models, progress)
         announce(station.url)
         await stop.wait()
 
 
+async def _listen(station: Station, door: Door) -> None:
+    try:
+        await station.listen(door.host, door.port, door.tls)
+    except OSError as error:
+        raise SetupError(f"cannot listen on {door.host}:{door.port}: {error.strerror}; see --listen") from None
+
+
 def run_region(settings: Settings, announce: Callable[[str], None]) -> None:
+    """For the gateway that started this process; ends with it."""
     exit_with_parent()
-    uvloop.run(serve_region(settings, lambda *_: None, announce))
+    door = Door(settings.region, settings.host, settings.port, settings.region_token)
+    uvloop.run(serve_region(settings, door, lambda *_: None, announce))
+
+
+def join_region(settings: Settings, gateway: str, token: str, listen: tuple[str, int]) -> None:
+    """Become a region of the cloud at `gateway`. Raises AtollError."""
+    _prepare(settings.data)
+    enroll(settings.data / "region", gateway, Token.parse(token), listen)
+
+
+def run_joined(settings: Settings, progress: Progress, announce: Callable[[str], None]) -> None:
+    """Serve the region that joined from this data folder. Raises SetupError."""
+    door = open_door(settings.data / "region")
+    uvloop.run(serve_region(settings, door, progress, announce))
 
 
 def _append(path: Path) -> BinaryIO:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atoll import __version__
+from atoll.cli.join import region
 from atoll.cli.regions import COMMANDS as REGION_COMMANDS
 from atoll.cli.shared import DATA, FILE, JSON, errors, open_cloud, remote, show
 
@@ -419,28 +420,6 @@ def bench(cloud: Cloud, as_json: bool, model: str, tokens: int, rounds: int) -> 
     terminal.table(columns, [list(r.values()) for r in results])
 
 
-@main.group()
-def region() -> None:
-    """A region of a cloud, in a process or on a machine of its own."""
-
-
-@region.command("serve", hidden=True)
-def serve_region() -> None:
-    """Serve the region ATOLL_REGION for the gateway that started this process."""
-    import json
-
-    from atoll import app, terminal
-    from atoll.settings import load
-
-    def announce(url: str) -> None:
-        print(json.dumps({"url": url}), flush=True)
-
-    with errors(True):
-        settings = load()
-        terminal.configure_logging(settings.log_level)
-        app.run_region(settings, announce)
-
-
 def _picked(table: dict[str, Any], names: str) -> list[Any]:
     return [table[name] for name in names.split()]
 
@@ -452,5 +431,5 @@ def _part(text: str) -> str:
     return quote(text, safe="")
 
 
-for command in REGION_COMMANDS:
+for command in (*REGION_COMMANDS, region):
     main.add_command(command)

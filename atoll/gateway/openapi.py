@@ -11,6 +11,7 @@ from atoll import __version__
 from atoll.gateway.admin_schemas import KeyChange, NewKey, NewModel, TierChange
 from atoll.gateway.audio import SpeechRequest, TranscriptionForm
 from atoll.gateway.embeddings import EmbeddingsRequest
+from atoll.gateway.invites import Joining
 from atoll.gateway.messages_schemas import CountRequest, MessagesRequest
 from atoll.gateway.ocr import OcrRequest
 from atoll.gateway.places import Drill, Explain, StatusChange
@@ -33,6 +34,7 @@ BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
     ("put", "/atoll/v1/tiers/{tier}", "Put a model behind a tier", TierChange),
     ("patch", "/atoll/v1/regions/{id}", "Open, drain or close a region", StatusChange),
     ("post", "/atoll/v1/regions/{id}/drill", "Break a region for a while", Drill),
+    ("post", "/atoll/v1/regions/{id}/join", "Become a region, with the token of an invitation", Joining),
     ("post", "/atoll/v1/route/explain", "Where a request would go now, and why", Explain),
 ]
 
@@ -50,6 +52,7 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/atoll/v1/requests", "The ledger, newest first", ("limit", "before", "key_id")),
     ("get", "/atoll/v1/regions", "The regions, and how they are now", ()),
     ("get", "/atoll/v1/regions/{id}", "One region, with the sources of its values", ()),
+    ("post", "/atoll/v1/regions/{id}/invite", "A token with which a machine can become a region, once", ()),
     ("get", "/atoll/v1/laws", "Laws that bear on where data may go: data to edit, not legal advice", ()),
     ("get", "/atoll/v1/requests/{id}/route", "Why a request went where it did", ()),
     ("get", "/atoll/v1/requests/{id}/receipt", "What was processed and stored where, signed", ()),

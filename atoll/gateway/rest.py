@@ -21,6 +21,7 @@ from atoll.core.errors import AtollError, InvalidRequest, NotFound
 from atoll.gateway.admin import Admin, reply
 from atoll.gateway.audit import Audit
 from atoll.gateway.errors import error_body
+from atoll.gateway.invites import Invites
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.openapi import document
 from atoll.gateway.places import Places
@@ -60,6 +61,7 @@ def build_rest(
     console: Path,
     waiting_for: Callable[[], list[str]],
     audit: Audit | None = None,
+    invites: Invites | None = None,
 ) -> Starlette:
     async def health(_: Request) -> Response:
         return reply({"status": "ok"})
@@ -81,6 +83,7 @@ def build_rest(
         routes=[
             *places.routes(),
             *(audit.routes() if audit else ()),
+            *(invites.routes() if invites else ()),
             *admin.routes(),
             Route("/healthz", health),
             Route("/readyz", ready),

@@ -62,6 +62,7 @@ class World:
         self.rtt: Mapping[str, float] = {}
         self.remember: Callable[[str, RegionStatus, float], Awaitable[None]] | None = None
         self.links: dict[str, Link] = {}
+        self.joined: dict[str, Address] = {}
         self._spawn = spawn
         self._processes: dict[str, Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,6 +87,9 @@ class World:
             self.fleet.review()
 
     async def _serve(self, id: str) -> None:
+        if id in self.joined:
+            await self._connect(self.joined[id])
+            return
         if id not in self.plan.isolate:
             await self.home.open([id])
             if self.plan.wan:
@@ -118,8 +122,13 @@ class World:
         region = self.region(address.region)
         if address.region in self.home.stations:
             await self.home.shut(address.region)
+        if (process := self._processes.pop(address.region, None)) is not None:
+            await process.stop()
+        self.joined[address.region] = address
         await self._connect(address)
         self._set(replace(region, status="live"))
+        if self.remember is not None:
+            await self.remember(address.region, "live", time.time())
 
     async def change(self, id: str, status: RegionStatus) -> Region:
         """Open, drain or close a region while requests flow. Closing waits for what runs there, for a minute; streams
