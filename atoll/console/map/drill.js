@@ -61,16 +61,18 @@ export function DrillPanel({ region, places, models, onChange, onRequest }) {
 /** The answer as it comes, with the moment of the drill in it, and what the page measured. */
 function Survivor({ run, region, places, onRequest }) {
   const { reply, struckAt, struckText, times, row } = run;
+  const place = useRef(null);
+  useEffect(() => place.current.scrollIntoView({ block: "nearest" }), [run.done]);
   const name = (id) => places.find((p) => p.id === id)?.city ?? id;
   const cut = struckText ?? reply.text.length;
   const gaps = silences(times, struckAt);
   const phase = !reply.text ? "Asking…" : struckAt === null ? `${region.city} answers.` : !run.done ? `${region.city} is broken; the answer is watched.` : row ? verdict(row, name) : "The answer is whole.";
-  return html`<div class="survivor"><p role="status" class="phase">${run.error ? "The answer did not survive." : run.stopped ? "Stopped." : phase}</p>
+  return html`<div class="survivor" ref=${place}><p role="status" class="phase">${run.error ? "The answer did not survive." : run.stopped ? "Stopped." : phase}</p>
     <${Ticks} times=${times} struckAt=${struckAt} done=${run.done} />
     <div class="survivor-text" tabindex="0" role="group" aria-label="The answer">${reply.text.slice(0, cut)}${struckText !== null ? html`<mark title="Here the region was broken">${region.city} broken</mark>` : null}<span class="after">${reply.text.slice(cut)}</span></div>
     <${Problem} error=${run.error} />
     <dl class="detail">
-      ${gaps.usual !== null ? html`<div><dt>Between pieces</dt><dd>${milliseconds(gaps.usual)}, usually</dd></div>` : null}
+      ${gaps.usual !== null ? html`<div><dt>Between pieces</dt><dd>${milliseconds(gaps.usual)} on average</dd></div>` : null}
       ${struckAt !== null && gaps.longest !== null ? html`<div><dt>Longest silence</dt><dd><b data-testid="stall">${milliseconds(gaps.longest)}</b> after the drill</dd></div>` : null}
       ${row ? html`<div><dt>Path</dt><dd data-testid="path"><${Path} row=${row} /></dd></div>` : null}
       ${row?.grade ? html`<div><dt>Went on</dt><dd data-testid="grade">${continued(row.grade)}</dd></div>` : null}
@@ -97,12 +99,12 @@ function Ticks({ times, struckAt, done }) {
     ${struckAt === null ? null : html`<path class="after" d=${lines(times.filter((t) => t > struckAt))} /><path class="strike" d=${`M${x(struckAt)} 0v22`} />`}</svg>`;
 }
 
-/** -> {usual: median before the drill, longest: after it} in ms; null where too little came. */
+/** -> {usual: average before the drill, longest: after it} in ms; null where too little came. */
 export function silences(times, struckAt) {
   const gaps = times.slice(1).map((t, i) => [t, t - times[i]]);
-  const before = gaps.filter(([t]) => struckAt === null || t <= struckAt).map(([, gap]) => gap).sort((a, b) => a - b);
+  const before = gaps.filter(([t]) => struckAt === null || t <= struckAt).map(([, gap]) => gap);
   const after = gaps.filter(([t]) => struckAt !== null && t > struckAt).map(([, gap]) => gap);
-  return { usual: before.length ? before[before.length >> 1] : null, longest: after.length ? Math.max(...after) : null };
+  return { usual: before.length ? before.reduce((sum, gap) => sum + gap, 0) / before.length : null, longest: after.length ? Math.max(...after) : null };
 }
 
 async function drill({ region, model, form, signal, show, onChange }) {
