@@ -23,7 +23,8 @@ export function RegionPanel({ region: r, home, rate, places, latest, admin, mode
   useEffect(() => {
     const before = document.activeElement;
     panel.current.focus({ preventScroll: true });
-    panel.current.scrollIntoView({ block: "nearest" });
+    const beside = matchMedia("(min-width: 1121px)").matches;
+    (beside ? panel.current.parentElement : panel.current).scrollIntoView({ block: beside ? "start" : "nearest" });
     return () => (before?.isConnected ? before : document.querySelector(`.region[data-id="${r.id}"]`))?.focus({ preventScroll: true });
   }, []);
   const detail = useLoad((signal) => get(`/atoll/v1/regions/${encodeURIComponent(r.id)}`, { signal }), [r.id]);
