@@ -123,7 +123,7 @@ async def known_regions(fault: str) -> AsyncIterator[Cloud]:
         said = [{"role": "user", "content": " ".join(f"word{n}" for n in range(PROMPT - 1))}]
         headers = {"authorization": f"Bearer {SECRET}"}
         async with httpx.AsyncClient(base_url=house.url, headers=headers, timeout=120) as http:
-            yield Cloud(http, strike, {"model": "known", "messages": said}, TOKEN_S)
+            yield Cloud(http, strike, {"model": "known", "messages": said})
         await home.close()
 
 
