@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with known.engine(data, TOKEN_SECONDS):
         cloud = start(data, *flags, environment=environment)
         yield cloud
-        cloud.close()
+        assert cloud.stop() == 0
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,8 @@ class TestForEveryone:
 
     def test_less_motion_when_asked(self, console: Console, world: Live) -> None:
         console.page.emulate_media(reduced_motion="reduce")
-        console.page.reload()
+        console.go("status")
+        console.go("map")
         expect(console.page.locator(".world .dot.home")).to_be_attached()
         with Traffic(world.url, world.key, "known", places=[FAR], tokens=60, at_once=1, pause=0, most=1):
             arc(console, FAR)
