@@ -171,6 +171,7 @@ def arc(console: Console, region: str, within: float = 15) -> tuple[float, float
         const column = pen.getImageData(Math.round(x * dense), 0, 1, canvas.height).data;
         for (let y = 0; y < canvas.height; y++) if (column[4 * y + 3] > 120) return [edge.x + x, edge.y + y / dense];
         return null; }"""
+    console.expected.append("willReadFrequently")
     deadline = time.monotonic() + within
     while (found := console.page.evaluate(find, region)) is None:
         assert time.monotonic() < deadline, f"no arc to {region} was drawn"
