@@ -34,6 +34,7 @@ from atoll.gateway.asgi import Gateway, Limits
 from atoll.gateway.audit import Audit
 from atoll.gateway.exchange import Exchange
 from atoll.gateway.invites import Invites
+from atoll.gateway.leased import LeasedAccounts
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.places import Places
 from atoll.gateway.placing import Placing
@@ -58,6 +59,7 @@ log = logging.getLogger("atoll")
 
 Progress = Callable[[str, int, int], None]
 SESSION_KEY = "key_session"
+SHARED = {"postgresql", "postgres"}
 SESSION_SECONDS = 7 * 86400.0
 
 
@@ -81,9 +83,10 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         stack.callback(listener.close)
         store = await open_store(settings.store_url)
         stack.push_async_callback(store.close)
-        secret, first_run = await _issue_key(store)
+        kind = settings.store_url.partition(":")[0]
+        secret, first_run = await _issue_key(store, kind in SHARED)
         now = time.time()
-        accounts = Accounts(await store.keys.all(), await store.ledger.recover(now), now)
+        accounts = await _accounts(stack, store, kind in SHARED, now)
         cleaning = asyncio.create_task(_housekeeping(store))
         stack.callback(cleaning.cancel)
         fleet = Fleet()
@@ -113,7 +116,6 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         gateway = Gateway(exchange, limits, str(settings.operator_socket), store.responses)
         metrics = Metrics(exchange.running)
         exchange.observers.append(metrics.observe)
-        kind = settings.store_url.partition(":")[0]
         admin = Admin(gateway, store.keys, library, kind, now)
         pages = Path(console.__file__).parent
         invites = Invites(admin, world, joined)
@@ -133,6 +135,17 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
             admin.dismiss()
             server.should_exit = True
             await serving
+
+
+async def _accounts(stack: contextlib.AsyncExitStack, store: Store, shared: bool, now: float) -> Accounts:
+    """Gateways that share a database spend from leases."""
+    keys, accounts = await store.keys.all(), await store.ledger.recover(now)
+    if not shared:
+        return Accounts(keys, accounts, now)
+    leased = LeasedAccounts(keys, accounts, now, store.leases, store.keys)
+    leased.start()
+    stack.push_async_callback(leased.close)
+    return leased
 
 
 async def serve(settings: Settings, progress: Progress, announce: Callable[[Cloud], None]) -> None:
@@ -311,17 +324,17 @@ def _place(settings: Settings) -> Place:
     )
 
 
-async def _issue_key(store: Store) -> tuple[str, bool]:
+async def _issue_key(store: Store, shared: bool) -> tuple[str, bool]:
     """A durable admin key at the first start. It cannot be shown again, so later starts print a session key,
-    which replaces that of the start before."""
+    which replaces that of the start before, unless that start may be another gateway's."""
     keys: list[Key] = list(await store.keys.all())
-    if not any(k.role == "admin" and k.id != SESSION_KEY for k in keys):
+    if not any(k.role == "admin" and not k.id.startswith(SESSION_KEY) for k in keys):
         key, secret = new_key("first admin", "admin", KeyLimits())
         await store.keys.add(key)
         return secret, True
     key, secret = new_key("this start", "admin", KeyLimits(), SESSION_SECONDS)
-    key = replace(key, id=SESSION_KEY)
-    await (store.keys.replace(key) if any(k.id == SESSION_KEY for k in keys) else store.keys.add(key))
+    key = replace(key, id=f"{SESSION_KEY}_{store.leases.holder}" if shared else SESSION_KEY)
+    await (store.keys.replace(key) if any(k.id == key.id for k in keys) else store.keys.add(key))
     return secret, False
 
 

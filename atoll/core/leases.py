@@ -211,7 +211,12 @@ def _refusal(pool: Pool, limits: Limits, want: Want, when: Moment) -> Reject | R
             return Reject(f"the request needs {least}, over the limit of {limit} ({name})", name, None)
         if taken + least > limit:
             after = when.ends - when.now if name == "budget" else _until_free(pool, name, limit - least, when.now)
-            return Reject(f"{taken} of {limit} are used ({name})", name, max(0.0, after))
+            left = max(0, limit - taken)
+            reason = f"{taken} of {limit} are used ({name})"
+            if name == "budget":
+                cost = f"the request may cost ${least / 1e9:.6f}"
+                reason = f"{cost}, but ${left / 1e9:.6f} of this month's budget is left"
+            return Reject(reason, name, max(0.0, after))
         return _recall(pool, name, f"{away} of {limit} are lent to other gateways ({name})", when.now)
     return None
 
