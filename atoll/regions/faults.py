@@ -107,8 +107,9 @@ class Line:
         """Wait for what is under way; give it up when this task is cancelled."""
         if self._carrier is None:
             return
+        carrier, self._carrier = self._carrier, None
         try:
             await self._under_way.put(None)
-            await self._carrier
+            await carrier
         finally:
-            self._carrier.cancel()
+            carrier.cancel()

@@ -138,6 +138,7 @@ class Station:
             if scope["path"] == "/fault":
                 told = orjson.loads(await _body(receive))
                 await _reply(line, 200, {})
+                await line.close()
                 self.fault(str(told["kind"]), float(told["seconds"]))
                 return
             if scope["path"] == "/cards":

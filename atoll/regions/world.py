@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from atoll.core.errors import Conflict, InvalidRequest, NotFound
+from atoll.core.errors import Conflict, DeadlineExceeded, EngineFailed, InvalidRequest, NotFound
 from atoll.core.places import Region, RegionStatus, next_statuses
 from atoll.core.route import Candidate, Decision, Request, explain
 from atoll.regions.faults import DRILLS
@@ -196,7 +196,11 @@ class World:
             if station is not None:
                 station.fault(kind, seconds)
             elif link is not None:
-                await link.fault(kind, seconds)
+                try:
+                    await link.fault(kind, seconds)
+                except (EngineFailed, DeadlineExceeded) as error:
+                    del self._drills[id]
+                    raise Conflict(f"region '{id}' does not take a drill: {error.message}", param="region") from None
             self._begin(self._restore(id, seconds, None))
 
     async def _restore(self, id: str, seconds: float, revive: Any) -> None:

@@ -145,3 +145,11 @@ async def test_a_region_elsewhere_is_linked_and_told_to_fail() -> None:
         await asyncio.sleep(0.3)
         await made.drill("b", "slow", 0.2)
         assert await answers(made, "b") == "b"
+
+
+async def test_a_region_elsewhere_that_is_far_away_takes_a_drill_too() -> None:
+    async with world(place("a"), place("b"), isolate="b") as made:
+        await made.links["b"].fault("delay", 0.05)
+        await made.drill("b", "partition", 0.3)
+        await asyncio.sleep(0.5)
+        assert await answers(made, "b") == "b" and row(made, "b")["drill"] is None
