@@ -43,6 +43,7 @@ class Purse:
     `again` nothing at all. `refused`: what the pool said of which wish under which limits, good until when."""
 
     wallet: Wallet
+    limits: Limits
     used: float = 0.0
     barred: float = 0.0
     again: float = 0.0
@@ -102,7 +103,10 @@ class LeasedAccounts(Accounts):
             return await super().reserve(key, ask)
         purse = self._purses.get(key.id)
         if purse is None:
-            purse = self._purses[key.id] = Purse(Wallet(self._pool.holder))
+            purse = self._purses[key.id] = Purse(Wallet(self._pool.holder), key.limits)
+        if purse.limits != key.limits:  # what was lent under other limits may be too much now
+            purse.limits = key.limits
+            await self._told(key.id, purse, True)
         deadline = time.monotonic() + PATIENCE
         while True:
             now = self._now()
