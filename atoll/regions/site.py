@@ -11,7 +11,9 @@ from atoll.core.cards import Card
 from atoll.core.errors import EngineFailed, NotFound
 from atoll.core.ports import Runner
 from atoll.core.types import Endpoint
-from atoll.regions.upstream import Connection, Pool, Timeouts
+from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Timeouts
+
+AGAIN = 0.2
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +49,8 @@ class Reply:
 
 
 class Site:
-    """`core.ports.Roster` for the engines here. An engine that is just restarting is waited for, `patience` seconds."""
+    """`core.ports.Roster` for the engines here. An engine that is just restarting is waited for, `patience` seconds: it
+    may be found dead before anyone has said so."""
 
     def __init__(self, timeouts: Timeouts | None = None, patience: float = 20.0) -> None:
         self.tiers: dict[str, str] = {}
@@ -92,15 +95,21 @@ class Site:
     async def post(self, card_id: str, path: str, body: bytes, content_type: str = "application/json") -> Reply:
         """Raises EngineFailed or DeadlineExceeded."""
         deadline = time.monotonic() + self._patience
+        failure: EngineFailed | None = None
         while True:
             changed, seat = self._changed, self.seat(card_id)
             for pool in seat.pools.values():
-                return Reply(await pool.request(path, body, content_type))
+                try:
+                    return Reply(await pool.request(path, body, content_type))
+                except EngineFailed as error:
+                    if error.code != UNREACHABLE:
+                        raise
+                    failure = error
             left = deadline - time.monotonic()
             if seat.failed or left <= 0:
-                raise EngineFailed(seat.failed or f"no engine runs '{card_id}' now; see 'atoll status'")
+                raise failure or EngineFailed(seat.failed or f"no engine runs '{card_id}' now; see 'atoll status'")
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(min(left, AGAIN)):
                     await changed.wait()
             except TimeoutError:
                 continue
