@@ -61,8 +61,8 @@ class Thresholds:
     """`stall_least` seconds, `stall_factor` x usual gap: no token for the longer of both is a stall (`first_factor` x
     usual TTFT, at least `first_least`, before the first). Slow: over `slow_own` x its own usual and `slow_peers` x the
     median of peers. Outlier: error rate over `error_least` and `outlier` x the median, or TTFT over `outlier` x it; at
-    most `share` of all, for `ejected` seconds, twice as long each time. Nothing is judged on under `samples` requests,
-    nobody compared with under `peers` peers."""
+    most `share` of all, for `ejected` seconds, twice as long each time. A TTFT of up to `ttft_fine` seconds is never too
+    slow. Nothing is judged on under `samples` requests, nobody compared with under `peers` peers."""
 
     stall_least: float = 1.0
     stall_factor: float = 8.0
@@ -72,6 +72,7 @@ class Thresholds:
     slow_peers: float = 4.0
     outlier: float = 3.0
     error_least: float = 0.2
+    ttft_fine: float = 0.5
     share: float = 0.3
     ejected: float = 10.0
     longest: float = 300.0
@@ -186,7 +187,9 @@ def _outlier(mine: Vitals, others: list[Vitals], limits: Thresholds) -> tuple[fl
         worse = mine.errors / max(usual, 0.01)
         return worse, f"{mine.errors:.0%} of requests fail; the median of its peers is {usual:.0%}"
     times = [v.ttft for v in known if v.ttft is not None]
-    if mine.ttft is None or len(times) < limits.peers or mine.ttft <= limits.outlier * median(times):
+    if mine.ttft is None or len(times) < limits.peers:
+        return None
+    if mine.ttft <= max(limits.ttft_fine, limits.outlier * median(times)):
         return None
     told = f"first token after {mine.ttft:.2f} s; the median of its peers is {median(times):.2f} s"
     return mine.ttft / max(median(times), 1e-9), told
@@ -194,12 +197,14 @@ def _outlier(mine: Vitals, others: list[Vitals], limits: Thresholds) -> tuple[fl
 
 def _slow(vitals: Vitals, outcome: Outcome, peers: Mapping[str, Vitals], limits: Thresholds) -> bool:
     pairs = (
-        (outcome.ttft, vitals.usual_ttft, [v.ttft for v in peers.values()]),
-        (outcome.gap, vitals.usual_gap, [v.gap for v in peers.values()]),
+        (outcome.ttft, vitals.usual_ttft, [v.ttft for v in peers.values()], limits.ttft_fine),
+        (outcome.gap, vitals.usual_gap, [v.gap for v in peers.values()], 0.0),
     )
-    for value, usual, theirs in pairs:
+    for value, usual, theirs, fine in pairs:
         known = [t for t in theirs if t is not None]
-        if value is None or usual is None or vitals.count < limits.samples or len(known) < limits.peers:
+        if value is None or value <= fine or usual is None:
+            continue
+        if vitals.count < limits.samples or len(known) < limits.peers:
             continue
         if value > limits.slow_own * usual and value > limits.slow_peers * median(known):
             return True

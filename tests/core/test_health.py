@@ -146,6 +146,15 @@ def test_who_is_no_outlier(odd: Vitals):
     assert eject(fleet(a=odd), {}, 101.0) == {}
 
 
+def test_a_first_token_within_half_a_second_is_never_too_slow():
+    quick = {n: replace(GOOD, ttft=0.02, usual_ttft=0.02) for n in "abcdef"}
+    late = replace(GOOD, ttft=0.5, usual_ttft=0.02)
+    assert eject(quick | {"a": late}, {}, 101.0) == {}
+    assert list(eject(quick | {"a": replace(late, ttft=0.51)}, {}, 101.0)) == ["a"]
+    assert examine(late, replace(ANSWER, ttft=0.5), quick, 101.0)[1] is None
+    assert examine(late, replace(ANSWER, ttft=0.51), quick, 101.0)[1] == "slow"
+
+
 def test_when_all_fail_nobody_is_an_outlier():
     assert eject({n: replace(GOOD, errors=0.9, ttft=9.0) for n in "abcd"}, {}, 101.0) == {}
     assert eject({"a": replace(GOOD, errors=1.0), "b": GOOD}, {}, 101.0) == {}

@@ -17,6 +17,8 @@ const MEANS = {
 const GRADES = [["exact", "exact"], ["fast", "fast"], ["hot", "hot"]];
 const PROMPT = "Tell a long story about a lighthouse keeper and the sea.";
 const STRIKE_AFTER = 20;
+const TURNS = 3;
+const PATIENCE = 20;
 const PLAIN = { system: "", temperature: "0", thinking: false };
 
 export function DrillPanel({ region, places, models, onChange, onRequest }) {
@@ -66,7 +68,7 @@ function Survivor({ run, region, places, onRequest }) {
   const name = (id) => places.find((p) => p.id === id)?.city ?? id;
   const cut = struckText ?? reply.text.length;
   const gaps = silences(times, struckAt);
-  const phase = !reply.text ? "Asking…" : struckAt === null ? `${region.city} answers.` : !run.done ? `${region.city} is broken; the answer is watched.` : row ? verdict(row, name) : "The answer is whole.";
+  const phase = !reply.text ? (run.reason ? `Waiting: ${run.reason}` : "Asking…") : struckAt === null ? `${region.city} answers.` : !run.done ? `${region.city} is broken; the answer is watched.` : row ? verdict(row, name) : "The answer is whole.";
   return html`<div class="survivor" ref=${place}><p role="status" class="phase">${run.error ? "The answer did not survive." : run.stopped ? "Stopped." : phase}</p>
     <${Ticks} times=${times} struckAt=${struckAt} done=${run.done} />
     <div class="survivor-text" tabindex="0" role="group" aria-label="The answer">${reply.text.slice(0, cut)}${struckText !== null ? html`<mark title="Here the region was broken">${region.city} broken</mark>` : null}<span class="after">${reply.text.slice(cut)}</span></div>
@@ -107,8 +109,24 @@ export function silences(times, struckAt) {
   return { usual: before.length ? before.reduce((sum, gap) => sum + gap, 0) / before.length : null, longest: after.length ? Math.max(...after) : null };
 }
 
-async function drill({ region, model, form, signal, show, onChange }) {
-  const body = await steered(region, model, form);
+/** Ask, break, watch. Asked anew, at most TURNS times, when load moved the answer elsewhere before it began. */
+async function drill(asked) {
+  for (let turn = 1; turn <= TURNS; turn++) {
+    const served = await attempt(asked);
+    if (served === null) return;
+    if (served === asked.region) throw new ApiError("The answer was over before the drill; ask for more tokens.");
+  }
+  throw new ApiError("The answer was made elsewhere each time, so that nothing was broken. Try again when there is less traffic.");
+}
+
+/** One answer. -> null when the drill is over, else the region that made the whole answer, with nothing broken. */
+async function attempt({ region, model, form, signal, show, onChange }) {
+  const waiting = { reply: { text: "", thinking: "", meta: {} }, times: [], struckAt: null, struckText: null, row: null, done: false };
+  const body = await steered(region, model, form, signal, (reason) => show({ ...waiting, reason }));
+  if (body === null) {
+    show({ ...waiting, stopped: true, done: true });
+    return null;
+  }
   const run = { reply: { text: "", thinking: "", meta: { model } }, times: [], struckAt: null, struckText: null, row: null, done: false, error: null };
   const shown = throttle(() => show({ ...run }));
   let problem = null;
@@ -140,24 +158,35 @@ async function drill({ region, model, form, signal, show, onChange }) {
   run.compare = () => compare(body, run, signal, () => show({ ...run }));
   show({ ...run });
   if (problem) throw problem;
-  if (run.struckAt === null && !run.error && !run.stopped) {
-    throw new ApiError(served === region ? "The answer was over before the drill; ask for more tokens." : `The answer was made in ${served}, so that nothing was broken. Try again.`);
-  }
+  return run.struckAt === null && !run.error && !run.stopped ? served : null;
 }
 
-/** The request, under a rule that leaves this region and those that score worse: so it begins here, and can go on there. */
-async function steered(region, model, form) {
+/**
+ * The request, under a rule that leaves this region and those that score worse: so it begins here, and can go on there.
+ * A region that is left out for the moment (too slow, full) is waited for. -> null when it was stopped meanwhile.
+ */
+async function steered(region, model, form, signal, wait) {
   const user = [{ role: "user", text: PROMPT }];
   const body = { ...request(user, { ...PLAIN, maxTokens: form.tokens }, model), recovery: form.grade };
   if (model.parameters.includes("seed")) body.seed = 1;
-  const { decisions: [{ candidates }] } = await send("POST", "/atoll/v1/route/explain", { model: model.id, prompt_tokens: 40, max_tokens: Number(form.tokens) });
-  const scored = candidates.filter((c) => c.score !== null);
-  const own = scored.find((c) => c.region === region);
-  if (!own) throw new ApiError(candidates.find((c) => c.region === region)?.reason ?? `${model.title} is not served in ${region}.`);
-  if (scored[0] === own && scored.length > 1) return body;
-  const worse = scored.filter((c) => c.score > own.score && c.region !== region).map((c) => c.region);
-  if (!worse.length) throw new ApiError("No other region scores worse than this one, so that no answer would begin here. Drill a nearer one.");
-  return { ...body, residency: { process_in: [region, ...worse] } };
+  for (let turn = 1; !signal.aborted; turn++) {
+    const { decisions: [{ candidates }] } = await send("POST", "/atoll/v1/route/explain", { model: model.id, prompt_tokens: 40, max_tokens: Number(form.tokens) });
+    const { reason, regions } = rule(candidates, region, model);
+    if (regions) return { ...body, residency: { process_in: regions } };
+    if (turn === PATIENCE) throw new ApiError(reason);
+    wait(reason);
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+  return null;
+}
+
+/** -> {regions: this one first, then all that score worse} or {reason: why there is no such rule}. */
+function rule(candidates, region, model) {
+  const own = candidates.find((c) => c.region === region);
+  if (!own) return { reason: `${model.title} is not served in ${region}.` };
+  if (own.score === null) return { reason: own.reason };
+  const worse = candidates.filter((c) => c.score !== null && c.score > own.score && c.region !== region).map((c) => c.region);
+  return worse.length ? { regions: [region, ...worse] } : { reason: "No other region scores worse than this one, so that no answer would begin here. Drill a nearer one." };
 }
 
 /** The ledger's row of a request that has just ended; null if it does not come. */
