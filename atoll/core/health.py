@@ -61,8 +61,8 @@ class Thresholds:
     """`stall_least` seconds, `stall_factor` x usual gap: no token for the longer of both is a stall (`first_factor` x
     usual TTFT, at least `first_least`, before the first). Slow: over `slow_own` x its own usual and `slow_peers` x the
     median of peers. Outlier: error rate over `error_least` and `outlier` x the median, or TTFT over `outlier` x it; at
-    most `share` of all, for `ejected` seconds, twice as long each time. A TTFT of up to `ttft_fine` seconds is never too
-    slow. Nothing is judged on under `samples` requests, nobody compared with under `peers` peers."""
+    most `share` of all, for `ejected` seconds, twice as long each time. A TTFT of up to `ttft_fine` seconds is never
+    too slow. Nothing is judged on under `samples` requests, nobody compared with under `peers` peers."""
 
     stall_least: float = 1.0
     stall_factor: float = 8.0
