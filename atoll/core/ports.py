@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from atoll.core.cards import Card
 from atoll.core.leases import Lent, Recall, Report, Stale, Want
@@ -62,8 +61,7 @@ class Reply(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a request wants of the fleet: a place by `request`, a turn by `priority` (0 to 9), within `deadline` s.
     `waits`: while no region that it may use can serve, wait for one until then. `tried` is told of each endpoint that
     is asked, before it answers."""

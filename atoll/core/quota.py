@@ -13,15 +13,15 @@ until it lies entirely outside the window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from atoll.core.types import Limits
 
 WINDOW = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Use in one second: `requests` and `tokens` admitted; `held` of the tokens are only reserved."""
 
     second: int
@@ -30,8 +30,7 @@ class Slot:
     held: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """`period` is the UTC month (year * 12 + month - 1) that `spent` belongs to; `held` is reserved nanodollars."""
 
     period: int
@@ -41,24 +40,21 @@ class Account:
     slots: tuple[Slot, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Upper bounds for one request: tokens (input plus output) and nanodollars."""
 
     tokens: int
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """A reservation, to be settled exactly once."""
 
     ask: Ask
     second: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admit:
+class Admit(NamedTuple):
     ticket: Ticket
 
 
@@ -110,9 +106,9 @@ def _roll(account: Account, now: float, period: int) -> Account:
     if slots and slots[0].second < oldest:
         slots = tuple(s for s in slots if s.second >= oldest)
     if period > account.period:
-        return replace(account, period=period, spent=0, slots=slots)
+        return account._replace(period=period, spent=0, slots=slots)
     if slots is not account.slots:
-        return replace(account, slots=slots)
+        return account._replace(slots=slots)
     return account
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from atoll.core.errors import InvalidRequest
@@ -43,7 +43,7 @@ def record(
     held = memory.holders(request.blocks)
     line = {
         "v": VERSION,
-        "request": {f.name: _plain(getattr(request, f.name)) for f in fields(request)},
+        "request": {name: _plain(value) for name, value in request._asdict().items()},
         "objective": asdict(objective),
         "seed": seed,
         "now": now,

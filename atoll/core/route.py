@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from atoll.core.prefix import OFFSETS, Memory
 from atoll.core.types import NANO
@@ -41,8 +41,7 @@ class Rng(Protocol):
     def random(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What routing must know. `prompt` tokens (an estimate) of `prompt_bytes` bytes, `output` tokens at most, `blocks`
     as `core.prefix.blocks` gives them. `rtts`: seconds by region from where the client is, in place of the gateway's.
     `allowed` region ids, None for all: residency, resolved. `excluded`: endpoints or regions not to use (they failed).
@@ -98,8 +97,7 @@ class Candidate:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Endpoints to try, best first, at most eight. `ranked` and `lost` keep what was weighed and what was left out;
     they are put into words only when asked. `spilled` hold the prefix, but have more than their share of load: it does
     not count for them. `remember` goes to `Memory.apply` once the request is on its way."""

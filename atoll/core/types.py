@@ -7,7 +7,7 @@ million tokens is 150 nanodollars per token. Times are seconds since the Unix ep
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from atoll.core.places import Residency
 
@@ -28,8 +28,7 @@ class Price:
     cached: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Units consumed. `cached` of the `input` units were served from a prefix cache."""
 
     input: int = 0
@@ -89,8 +88,7 @@ class Endpoint:
     digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One ledger row: one request, from admission (`open`) to its final status.
 
     `region` processed it last. `path` lists every region that processed any of it, in order, with the output tokens

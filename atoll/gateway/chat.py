@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic import ValidationError
@@ -32,8 +31,7 @@ COUNT = "/v1/chat/completions/input_tokens"
 TEMPLATE_TOKENS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A request ready for an endpoint. `passes`: its answer goes to the client as it is."""
 
     path: str

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, QuotaExceeded
@@ -26,8 +26,7 @@ from atoll.gateway.placing import Place, Placing
 from atoll.gateway.tracing import Tracer
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """The most a request can use, in the card's units."""
 
     input: int
@@ -168,7 +167,7 @@ class Exchange:
         try:
             ticket = await self._reserve(key, card, bound, recount)
         except AtollError as error:
-            refused = replace(entry, status="failed", http_status=error.status, error=error.code)
+            refused = entry._replace(status="failed", http_status=error.status, error=error.code)
             self.finish(refused)
             raise
         try:

@@ -9,9 +9,9 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import orjson
 
@@ -48,8 +48,7 @@ class Member:
     spot: Spot
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What is sent, wherever it goes."""
 
     path: str
@@ -57,8 +56,7 @@ class Message:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A decision of the past, and what it was made from."""
 
     at: float
@@ -261,7 +259,7 @@ class Fleet:
         if self.log is not None:
             self.log(record(request, self.view, self.memory, self.objective, seed, now, decision))
         if not decision.order and self._members.get(request.model):
-            wider = replace(request, excluded=frozenset())
+            wider = request._replace(excluded=frozenset())
             decision = self.policy(wider, self.view, self.memory, self.objective, rng, now)
             if not decision.order:
                 decision = self.policy(request, self.view, self.memory, self.objective, rng, now + PANIC)

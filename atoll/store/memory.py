@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -35,7 +34,7 @@ class MemoryLedger:
     def record(self, entry: Entry) -> Written:
         known = self._rows.get(entry.id)
         if known and known.created_at != entry.created_at:
-            entry = replace(entry, created_at=known.created_at)
+            entry = entry._replace(created_at=known.created_at)
         self._rows[entry.id] = entry
         return self._written
 
@@ -45,7 +44,7 @@ class MemoryLedger:
         slots: dict[str, dict[int, Slot]] = {}
         for row in list(self._rows.values()):
             if row.status == "open":
-                self._rows[row.id] = replace(row, status="interrupted", error=INTERRUPTED)
+                self._rows[row.id] = row._replace(status="interrupted", error=INTERRUPTED)
             if row.cost and period(settled_at(row)) == month:
                 spent[row.key_id] = spent.get(row.key_id, 0) + row.cost
             if row.created_at >= oldest:
@@ -86,7 +85,7 @@ class MemoryLedger:
             new = place | dict.fromkeys(("requests", "failed", "input", "output", "cached", "cost"), 0)
             bucket = sums.setdefault(tuple(place.values()), new)
             failed = e.status in ("failed", "interrupted")
-            for name, n in (*asdict(e.usage).items(), ("cost", e.cost), ("requests", 1), ("failed", int(failed))):
+            for name, n in (*e.usage._asdict().items(), ("cost", e.cost), ("requests", 1), ("failed", int(failed))):
                 bucket[name] += n
         return [sums[place] for place in sorted(sums)]
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Row, Table, Text, text
@@ -159,7 +158,7 @@ def storable(entry: Entry) -> Entry:
     clean = {n: UNSTORABLE.sub("\ufffd", value) for n in texts if (value := getattr(entry, n)) is not None}
     usage = Usage(*(_within(n) for n in (entry.usage.input, entry.usage.output, entry.usage.cached)))
     http_status = max(0, min(entry.http_status, 999))
-    return replace(entry, usage=usage, cost=_within(entry.cost), http_status=http_status, **clean)
+    return entry._replace(usage=usage, cost=_within(entry.cost), http_status=http_status, **clean)
 
 
 def _within(number: int) -> int:

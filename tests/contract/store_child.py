@@ -10,7 +10,6 @@ import os
 import random
 import sys
 import time
-from dataclasses import replace
 
 from atoll.core.types import Entry, Usage
 from atoll.store import Store, open_store
@@ -33,7 +32,7 @@ async def client(store: Store, name: str, rng: random.Random) -> None:
             say(f"open {entry.id}")
         await asyncio.sleep(rng.random() * 0.004)
         cost = rng.randrange(1, 1_000_000)
-        final = replace(entry, status="done", usage=Usage(3, 4), cost=cost, http_status=200, duration_ms=1.0)
+        final = entry._replace(status="done", usage=Usage(3, 4), cost=cost, http_status=200, duration_ms=1.0)
         await store.ledger.record(final)
         say(f"done {entry.id} {cost}")
 

@@ -9,7 +9,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -62,18 +61,18 @@ async def eventually(record: Callable[[], object]) -> None:
 async def test_a_full_disk_keeps_rows_until_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = await open_sql(f"sqlite:///{tmp_path}/atoll.db", SmallDisk)
     for n in range(60):
-        await store.ledger.record(replace(ENTRY, id=f"early-{n}"))
+        await store.ledger.record(ENTRY._replace(id=f"early-{n}"))
     with pytest.raises(Overloaded, match=f"disk full at {tmp_path}/atoll.db") as caught:
         for n in range(400):
-            await store.ledger.record(replace(ENTRY, id=f"late-{n:03}"))
+            await store.ledger.record(ENTRY._replace(id=f"late-{n:03}"))
     assert caught.value.retryable
     refused = {f"late-{n:03}" for n in range(500, 510)}
-    waiting = [asyncio.ensure_future(store.ledger.record(replace(ENTRY, id=id))) for id in refused]
+    waiting = [asyncio.ensure_future(store.ledger.record(ENTRY._replace(id=id))) for id in refused]
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(o, Overloaded) for o in outcomes)
 
     monkeypatch.setattr(SmallDisk, "pages", None)
-    await eventually(lambda: store.ledger.record(replace(ENTRY, id="after")))
+    await eventually(lambda: store.ledger.record(ENTRY._replace(id="after")))
     stored = {e.id for e in await store.ledger.entries(limit=1000)}
     assert refused | {"after", "early-59"} <= stored
     assert (await store.ledger.recover(NOW))["key-1"].spent == len(stored)
@@ -83,7 +82,7 @@ async def test_a_full_disk_keeps_rows_until_there_is_room(tmp_path: Path, monkey
 async def test_closing_over_a_full_disk_says_what_was_lost(tmp_path: Path):
     store = await open_sql(f"sqlite:///{tmp_path}/atoll.db", SmallDisk)
     for n in range(1000):
-        store.ledger.record(replace(ENTRY, id=str(n)))
+        store.ledger.record(ENTRY._replace(id=str(n)))
     with pytest.raises(SetupError, match="1000 ledger rows could not be written"):
         await store.close()
 
@@ -96,7 +95,7 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_doubled(new_url: M
         if n % 20 == 10:
             with psycopg.connect(url, autocommit=True) as admin:
                 lost += admin.execute(CUT).rowcount
-        await asyncio.gather(*(store.ledger.record(replace(ENTRY, id=f"{n}-{i}")) for i in range(5)))
+        await asyncio.gather(*(store.ledger.record(ENTRY._replace(id=f"{n}-{i}")) for i in range(5)))
     assert lost >= 3
     rows = await store.ledger.entries(limit=1000)
     assert len(rows) == 60 * 5
@@ -145,7 +144,7 @@ async def test_a_damaged_page_is_found_on_opening(tmp_path: Path):
     place = tmp_path / "atoll.db"
     store = await open_store(f"sqlite:///{place}")
     for n in range(300):
-        store.ledger.record(replace(ENTRY, id=f"{n:03}"))
+        store.ledger.record(ENTRY._replace(id=f"{n:03}"))
     await store.close()
     with place.open("r+b") as file:
         file.seek(place.stat().st_size - 8 * 4096)
@@ -200,7 +199,7 @@ async def test_reads_do_not_wait_for_the_writer(tmp_path: Path):
     with contextlib.closing(sqlite3.connect(place, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
-        written = asyncio.ensure_future(store.ledger.record(replace(ENTRY, id="waits")))
+        written = asyncio.ensure_future(store.ledger.record(ENTRY._replace(id="waits")))
         assert [e.id for e in await store.ledger.entries()] == ["e"]
         assert time.monotonic() - began < 2
         other.execute("COMMIT")

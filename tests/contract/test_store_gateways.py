@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import psycopg
 import pytest
@@ -109,8 +108,8 @@ async def test_a_gateway_that_was_cut_off_keeps_its_results(url: str, monkeypatc
     second = await open_store(url)
     await second.ledger.recover(NOW)
     assert await statuses(second) == {"mine": "interrupted"}
-    await first.ledger.record(replace(OPEN, status="done", cost=7))
-    await first.ledger.record(replace(OPEN, id="next"))
+    await first.ledger.record(OPEN._replace(status="done", cost=7))
+    await first.ledger.record(OPEN._replace(id="next"))
     await asyncio.sleep(0.5)
     assert await statuses(second) == {"mine": "done", "next": "open"}
     assert (await second.ledger.recover(NOW))["key-1"].spent == 7
@@ -132,7 +131,7 @@ async def test_money_that_many_gateways_charge_to_the_same_keys_adds_up(url: str
     async def spend(number: int, store: Store) -> None:
         for n in range(60):
             group = [
-                replace(OPEN, id=f"{number}-{n}-{key}", key_id=f"key-{key}", status="done", cost=key + 1)
+                OPEN._replace(id=f"{number}-{n}-{key}", key_id=f"key-{key}", status="done", cost=key + 1)
                 for key in (range(8) if number % 2 else reversed(range(8)))
             ]
             await asyncio.gather(*(store.ledger.record(entry) for entry in group))

@@ -99,7 +99,7 @@ async def test_a_report_that_contradicts_its_lease_changes_nothing(store: Store)
 
 async def test_a_pool_begins_with_what_the_ledger_says_and_outlives_a_restart(durable_url: str):
     store = await open_store(durable_url)
-    await store.ledger.record(replace(DONE, created_at=time.time(), cost=300))
+    await store.ledger.record(DONE._replace(created_at=time.time(), cost=300))
     assert isinstance(await store.leases.grant("key-1", LIMITS, Want("b", 1, *money(701))), Reject)
     lent = await store.leases.grant("key-1", LIMITS, Want("b", 2, *money(600)))
     assert isinstance(lent, Lent)
@@ -114,7 +114,7 @@ async def test_a_gateway_that_stops_gives_back_all_but_what_it_spent(another: Op
     first = await another()
     lent = await first.leases.grant("key-1", LIMITS, Want(first.leases.holder, 1, *money(800)))
     assert isinstance(lent, Lent)
-    first.ledger.record(replace(DONE, created_at=time.time(), cost=250))
+    first.ledger.record(DONE._replace(created_at=time.time(), cost=250))
     told = Report(first.leases.holder, 1, 1, Amount(1, 0, 100), lent.amount, time.time())
     await first.leases.record("key-1", [told])
     await first.close()
@@ -131,7 +131,7 @@ async def test_what_a_dead_gateway_spent_is_taken_from_its_rows(new_url: Callabl
     for number, cost in enumerate((0, 250, 7)):
         lent = await dead.leases.grant(f"key-{number}", LIMITS, Want(dead.leases.holder, 1, *money(800)))
         assert isinstance(lent, Lent)
-        row = replace(DONE, id=str(number), key_id=f"key-{number}", created_at=time.time(), cost=cost)
+        row = DONE._replace(id=str(number), key_id=f"key-{number}", created_at=time.time(), cost=cost)
         await dead.ledger.record(row)
     told = Report(dead.leases.holder, 1, 1, Amount(1, 0, 100), lent.amount, time.time())
     await dead.leases.record("key-1", [told])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -18,8 +17,7 @@ from atoll.store import Store, open_store
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
 NOVEMBER = 2026 * 12 + 10
 OPEN = Entry("req-1", "key-1", "max", "eu-west", "/v1/chat/completions", NOW)
-DONE = replace(
-    OPEN,
+DONE = OPEN._replace(
     status="done",
     usage=Usage(120, 60, 20),
     cost=12_345,
@@ -34,9 +32,9 @@ async def record_all(store: Store, *entries: Entry) -> None:
 
 
 async def test_an_entry_comes_back_as_it_was_recorded(store: Store):
-    failed = replace(DONE, id="req-2", status="failed", error="the engine died: «\u2028»", created_at=NOW + 0.125)
-    moved = replace(DONE, id="req-3", created_at=NOW + 1, path="eu-central-1:120 eu-west-1:80", grade="exact")
-    moved = replace(moved, stored_in="eu-west-1", rule="process in eu; store in eu; reject")
+    failed = DONE._replace(id="req-2", status="failed", error="the engine died: «\u2028»", created_at=NOW + 0.125)
+    moved = DONE._replace(id="req-3", created_at=NOW + 1, path="eu-central-1:120 eu-west-1:80", grade="exact")
+    moved = moved._replace(stored_in="eu-west-1", rule="process in eu; store in eu; reject")
     await record_all(store, DONE, failed, moved)
     assert await store.ledger.entries() == [moved, failed, DONE]
     assert await store.ledger.entry("req-3") == moved
@@ -46,15 +44,15 @@ async def test_an_entry_comes_back_as_it_was_recorded(store: Store):
 async def test_the_last_record_of_an_id_wins_flushed_or_not(store: Store):
     await store.ledger.record(OPEN)
     await store.ledger.record(DONE)
-    store.ledger.record(replace(OPEN, id="req-2"))
-    await store.ledger.record(replace(DONE, id="req-2"))
-    assert await store.ledger.entries() == [replace(DONE, id="req-2"), DONE]
+    store.ledger.record(OPEN._replace(id="req-2"))
+    await store.ledger.record(DONE._replace(id="req-2"))
+    assert await store.ledger.entries() == [DONE._replace(id="req-2"), DONE]
     assert (await store.ledger.recover(NOW))["key-1"].spent == 2 * DONE.cost
 
 
 async def test_a_request_keeps_the_time_it_began(store: Store):
     await store.ledger.record(OPEN)
-    await store.ledger.record(replace(DONE, created_at=NOW + 5))
+    await store.ledger.record(DONE._replace(created_at=NOW + 5))
     assert await store.ledger.entries() == [DONE]
 
 
@@ -62,9 +60,9 @@ async def test_recording_again_spends_once(store: Store):
     for _ in range(3):
         await store.ledger.record(DONE)
     assert (await store.ledger.recover(NOW))["key-1"].spent == DONE.cost
-    await store.ledger.record(replace(DONE, cost=10_000))
+    await store.ledger.record(DONE._replace(cost=10_000))
     assert (await store.ledger.recover(NOW))["key-1"].spent == 10_000
-    await store.ledger.record(replace(DONE, key_id="key-2", cost=9_000))
+    await store.ledger.record(DONE._replace(key_id="key-2", cost=9_000))
     accounts = await store.ledger.recover(NOW)
     assert accounts["key-2"].spent == 9_000
     assert "key-1" not in accounts
@@ -73,12 +71,12 @@ async def test_recording_again_spends_once(store: Store):
 async def test_recover_closes_open_rows_and_rebuilds_accounts(store: Store):
     await record_all(
         store,
-        replace(OPEN, id="cut-off", created_at=NOW - 3.5),
-        replace(DONE, id="a", created_at=NOW - 3.25),
-        replace(DONE, id="b", created_at=NOW - 60),
-        replace(DONE, id="too-old-for-the-window", created_at=NOW - 61),
-        replace(DONE, id="other", key_id="key-2", created_at=NOW - 4000),
-        replace(DONE, id="last-month", key_id="key-3", created_at=NOW - 40 * 86_400),
+        OPEN._replace(id="cut-off", created_at=NOW - 3.5),
+        DONE._replace(id="a", created_at=NOW - 3.25),
+        DONE._replace(id="b", created_at=NOW - 60),
+        DONE._replace(id="too-old-for-the-window", created_at=NOW - 61),
+        DONE._replace(id="other", key_id="key-2", created_at=NOW - 4000),
+        DONE._replace(id="last-month", key_id="key-3", created_at=NOW - 40 * 86_400),
     )
     accounts = await store.ledger.recover(NOW)
     assert accounts.keys() == {"key-1", "key-2"}
@@ -93,13 +91,13 @@ async def test_recover_closes_open_rows_and_rebuilds_accounts(store: Store):
 
 async def test_money_counts_in_the_month_a_request_ends_in(store: Store):
     december = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
-    await store.ledger.record(replace(DONE, created_at=december - 1, duration_ms=1500.0))
+    await store.ledger.record(DONE._replace(created_at=december - 1, duration_ms=1500.0))
     assert (await store.ledger.recover(december - 1))["key-1"].spent == 0
     assert (await store.ledger.recover(december + 1))["key-1"].spent == DONE.cost
 
 
 async def test_pages_follow_each_other_through_equal_times(store: Store):
-    rows = [replace(DONE, id=f"r{n:02}", created_at=NOW + n // 3, key_id=f"key-{n % 2}") for n in range(20)]
+    rows = [DONE._replace(id=f"r{n:02}", created_at=NOW + n // 3, key_id=f"key-{n % 2}") for n in range(20)]
     await record_all(store, *rows)
     seen: list[Entry] = []
     page = await store.ledger.entries(limit=7)
@@ -115,12 +113,12 @@ async def test_usage_sums_by_time_key_and_model(store: Store):
     start = NOW - NOW % 60
     await record_all(
         store,
-        replace(DONE, id="a", created_at=start),
-        replace(DONE, id="b", created_at=start + 59.999),
-        replace(DONE, id="c", created_at=start + 60, status="failed", cost=0),
-        replace(OPEN, id="d", created_at=start + 61, model="omni"),
-        replace(DONE, id="e", created_at=start + 62, key_id="key-2"),
-        replace(DONE, id="outside", created_at=start + 120),
+        DONE._replace(id="a", created_at=start),
+        DONE._replace(id="b", created_at=start + 59.999),
+        DONE._replace(id="c", created_at=start + 60, status="failed", cost=0),
+        OPEN._replace(id="d", created_at=start + 61, model="omni"),
+        DONE._replace(id="e", created_at=start + 62, key_id="key-2"),
+        DONE._replace(id="outside", created_at=start + 120),
     )
     nothing = dict.fromkeys(("input", "output", "cached", "cost"), 0)
     zero = {"failed": 0, "input": 120, "output": 60, "cached": 20, "cost": 12_345, "requests": 1}
@@ -141,7 +139,7 @@ async def test_usage_sums_by_time_key_and_model(store: Store):
 
 
 async def test_a_cancelled_waiter_leaves_the_others_alone(store: Store):
-    tasks = [asyncio.ensure_future(store.ledger.record(replace(DONE, id=str(n)))) for n in range(3)]
+    tasks = [asyncio.ensure_future(store.ledger.record(DONE._replace(id=str(n)))) for n in range(3)]
     await asyncio.sleep(0)
     tasks[1].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -151,7 +149,7 @@ async def test_a_cancelled_waiter_leaves_the_others_alone(store: Store):
 
 
 async def test_values_no_database_holds_do_not_stop_the_ledger(store: Store):
-    odd = replace(DONE, id="odd", error="a\x00b\ud800", path="\x00", usage=Usage(1 << 70, 1, 0))
+    odd = DONE._replace(id="odd", error="a\x00b\ud800", path="\x00", usage=Usage(1 << 70, 1, 0))
     await record_all(store, odd, DONE)
     by_id = {e.id: e for e in await store.ledger.entries()}
     assert by_id.keys() == {"odd", "req-1"}
@@ -177,7 +175,7 @@ async def test_any_history_repeated_any_number_of_times_spends_the_last_costs(st
     last: dict[str, Entry] = {}
     for number, status, cost, duration, flush in history * repeats:
         cost = 0 if status == "open" else cost
-        entry = replace(DONE, id=f"{example}-{number}", key_id=example, status=status, cost=cost, duration_ms=duration)
+        entry = DONE._replace(id=f"{example}-{number}", key_id=example, status=status, cost=cost, duration_ms=duration)
         last[entry.id] = entry
         written = store.ledger.record(entry)
         if flush:
@@ -195,7 +193,7 @@ async def test_any_history_repeated_any_number_of_times_spends_the_last_costs(st
 
 async def test_what_was_recorded_is_there_after_reopening(durable_url: str):
     store = await open_store(durable_url)
-    store.ledger.record(replace(OPEN, id="not-awaited"))
+    store.ledger.record(OPEN._replace(id="not-awaited"))
     store.ledger.record(DONE)
     await store.close()
     store = await open_store(durable_url)
@@ -206,8 +204,8 @@ async def test_what_was_recorded_is_there_after_reopening(durable_url: str):
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 700])
 async def test_groups_of_every_size_are_complete(store: Store, rows: int):
-    entries = [replace(DONE, id=f"{n:04}", key_id=f"key-{n % 5}") for n in range(rows)]
-    await record_all(store, *(replace(e, status="open", cost=0) for e in entries))
+    entries = [DONE._replace(id=f"{n:04}", key_id=f"key-{n % 5}") for n in range(rows)]
+    await record_all(store, *(e._replace(status="open", cost=0) for e in entries))
     await record_all(store, *entries)
     assert await store.ledger.entries(limit=1000) == entries[::-1]
     accounts = await store.ledger.recover(NOW)

@@ -24,7 +24,7 @@ def ask(limits: Limits, account: Account, tokens: int = 0, cost: int = 0, now: f
 
 
 def used(second: int, requests: int, tokens: int, held: int = 0) -> Account:
-    return replace(FREE, slots=(Slot(second, requests, tokens, held),))
+    return FREE._replace(slots=(Slot(second, requests, tokens, held),))
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def used(second: int, requests: int, tokens: int, held: int = 0) -> Account:
         (Limits(requests_per_minute=0), FREE, 1, 0, ("requests", None)),
         (Limits(tokens_per_minute=0), FREE, 0, 0, Admit),
         (BUDGET, FREE, 0, 1000, Admit),
-        (BUDGET, replace(FREE, spent=999), 0, 1, Admit),
-        (BUDGET, replace(FREE, spent=999), 0, 2, ("budget", ENDS - NOW)),
-        (BUDGET, replace(FREE, spent=500, held=400, open=1), 0, 101, Queue),
-        (BUDGET, replace(FREE, spent=500, held=400, open=1), 0, 501, ("budget", ENDS - NOW)),
+        (BUDGET, FREE._replace(spent=999), 0, 1, Admit),
+        (BUDGET, FREE._replace(spent=999), 0, 2, ("budget", ENDS - NOW)),
+        (BUDGET, FREE._replace(spent=500, held=400, open=1), 0, 101, Queue),
+        (BUDGET, FREE._replace(spent=500, held=400, open=1), 0, 501, ("budget", ENDS - NOW)),
         (BUDGET, FREE, 0, 1001, ("budget", None)),
-        (BUDGET, replace(FREE, period=MONTH - 1, spent=1000), 0, 1000, Admit),
-        (replace(RATE, budget_per_month=9), replace(used(999, 1, 100, 50), spent=9), 50, 1, ("budget", ENDS - NOW)),
+        (BUDGET, FREE._replace(period=MONTH - 1, spent=1000), 0, 1000, Admit),
+        (replace(RATE, budget_per_month=9), used(999, 1, 100, 50)._replace(spent=9), 50, 1, ("budget", ENDS - NOW)),
     ],
 )
 def test_decisions(limits: Limits, account: Account, tokens: int, cost: int, expected):
@@ -64,7 +64,7 @@ def test_each_refusal_names_the_limit_and_the_numbers():
     assert ask(RATE, used(999, 3, 0)).reason == "limit of 3 requests per minute reached"
     assert "may use 101 tokens, over the limit of 100 tokens per minute" in ask(RATE, FREE, 101).reason
     assert "over the budget of $0.000001 per month" in ask(BUDGET, FREE, 0, 2000).reason
-    assert "$0.000000 of this month's budget is left" in ask(BUDGET, replace(FREE, spent=1000), 0, 1).reason
+    assert "$0.000000 of this month's budget is left" in ask(BUDGET, FREE._replace(spent=1000), 0, 1).reason
 
 
 def test_a_refusal_changes_nothing_and_an_admission_holds_the_upper_bound():
@@ -90,16 +90,16 @@ def test_a_request_longer_than_the_window_settles_its_money_only():
 
 
 def test_money_counts_in_the_month_it_is_settled_in():
-    account, decision = reserve(replace(FREE, spent=990), BUDGET, Ask(0, 10), NOW, MONTH, ENDS)
+    account, decision = reserve(FREE._replace(spent=990), BUDGET, Ask(0, 10), NOW, MONTH, ENDS)
     account = settle(account, decision.ticket, 0, 10, ENDS, MONTH + 1)
     assert (account.period, account.spent, account.held) == (MONTH + 1, 10, 0)
 
 
 def test_a_clock_set_back_into_last_month_does_not_renew_the_budget():
-    account = replace(FREE, spent=1000)
+    account = FREE._replace(spent=1000)
     account, decision = reserve(account, BUDGET, Ask(0, 1), NOW, MONTH - 1, ENDS)
     assert isinstance(decision, Reject)
-    assert account == replace(FREE, spent=1000)
+    assert account == FREE._replace(spent=1000)
 
 
 @dataclass

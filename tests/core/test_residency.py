@@ -227,7 +227,7 @@ def row(**changes: object) -> Entry:
         "r1", "k1", "max", "x-fr-1", "/v1/chat/completions", 0.0, "done", Usage(10, 60),
         path="eu-central-1:40 x-fr-1:20", stored_in="eu-central-1", rule="process_in=eu store_in=eu",
     )  # fmt: skip
-    return replace(kept, **changes)
+    return kept._replace(**changes)
 
 
 @pytest.mark.parametrize(

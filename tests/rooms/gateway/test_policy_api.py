@@ -7,7 +7,6 @@ import time
 from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ GOOD = Entry(
     "good", "key_test", "talker", "eu-west-1", "/v1/chat/completions", 200.0, "done", Usage(3, 5), 7, 200, 1.0, 2.0,
     path="eu-west-1:5", stored_in="eu-west-1", rule="process_in=eu store_in=eu",
 )  # fmt: skip
-BAD = replace(GOOD, id="bad", created_at=300.0, region="us-east-1", path="us-east-1:5")
+BAD = GOOD._replace(id="bad", created_at=300.0, region="us-east-1", path="us-east-1:5")
 
 
 @asynccontextmanager
@@ -122,7 +121,7 @@ async def test_requests_tell_where_they_went(tmp_path: Path):
 async def test_a_receipt_is_its_owners_and_verifies(tmp_path: Path):
     async with cloud(tmp_path) as (house, client):
         await house.store.ledger.record(GOOD)
-        await house.store.ledger.record(replace(GOOD, id="runs", status="open"))
+        await house.store.ledger.record(GOOD._replace(id="runs", status="open"))
         key = (await client.get("/atoll/v1/receipts/key", headers={"authorization": ""})).json()
         public = urlsafe_b64decode(key["public_key"] + "=")
         for headers in (of(SECRET), {}):

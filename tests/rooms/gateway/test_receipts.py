@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import stat
 from base64 import urlsafe_b64decode
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,9 @@ from atoll.core.types import Entry, Usage
 from atoll.gateway.receipts import open_signer, verified, verify
 
 ENTRY = Entry("req-1", "key-1", "max", "eu-west-1", "/v1/chat/completions", 1_795_000_000.1234, "done")
-ENTRY = replace(ENTRY, usage=Usage(12, 200, 3), cost=48_000, http_status=200, first_token_ms=35.4, duration_ms=1200.5)
-ENTRY = replace(ENTRY, path="eu-central-1:120 eu-west-1:80", stored_in="eu-central-1", rule="process_in=eu store_in=eu")
-ENTRY = replace(ENTRY, grade="exact")
+ENTRY = ENTRY._replace(usage=Usage(12, 200, 3), cost=48_000, http_status=200, first_token_ms=35.4, duration_ms=1200.5)
+ENTRY = ENTRY._replace(path="eu-central-1:120 eu-west-1:80", stored_in="eu-central-1", rule="process_in=eu store_in=eu")
+ENTRY = ENTRY._replace(grade="exact")
 
 
 def raw(text: str) -> bytes:
@@ -51,7 +50,7 @@ def test_a_receipt_tells_what_the_row_tells(tmp_path: Path):
 
 def test_anyone_can_verify_it_with_an_ed25519_library_and_canonical_json(tmp_path: Path):
     signer = open_signer(tmp_path)
-    told = json.loads(json.dumps(signer.sign(replace(ENTRY, model="grüße"))))
+    told = json.loads(json.dumps(signer.sign(ENTRY._replace(model="grüße"))))
     public = Ed25519PublicKey.from_public_bytes(raw(signer.public_key()["public_key"]))
     signature = raw(told.pop("signature"))
     public.verify(signature, json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())

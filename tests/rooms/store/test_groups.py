@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -14,7 +13,7 @@ from atoll.core.types import Entry
 from atoll.store.groups import PATIENCE, Group, Groups
 
 OPEN = Entry("a", "key", "max", "eu", "/v1/chat", 1.0)
-DONE = replace(OPEN, status="done", cost=5)
+DONE = OPEN._replace(status="done", cost=5)
 FULL = Overloaded("disk full at /data/atoll.db")
 
 
@@ -44,7 +43,7 @@ class Disk:
 
 
 def named(*ids: str) -> dict[str, Entry]:
-    return {id: replace(OPEN, id=id) for id in ids}
+    return {id: OPEN._replace(id=id) for id in ids}
 
 
 async def waited_for(group: Group) -> asyncio.Future[None]:
@@ -71,7 +70,7 @@ async def test_a_batch_leaves_when_somebody_waits_and_the_next_waits_its_turn(gr
     await asyncio.sleep(0)
     assert disk.batches == []
     waiting = await waited_for(first[0])
-    second = await waited_for(groups.add(replace(OPEN, id="c")))
+    second = await waited_for(groups.add(OPEN._replace(id="c")))
     assert disk.batches == [named("a", "b")]
     await disk.end()
     await waiting
@@ -84,7 +83,7 @@ async def test_a_batch_that_nobody_waits_for_leaves_after_a_moment(groups: Group
     groups.add(OPEN)
     await asyncio.sleep(PATIENCE / 2)
     assert disk.batches == []
-    groups.add(replace(OPEN, id="b"))
+    groups.add(OPEN._replace(id="b"))
     async with asyncio.timeout(5):
         await disk.holds(1)
     assert disk.batches == [named("a", "b")]
@@ -99,10 +98,10 @@ async def test_an_open_row_and_its_end_are_written_once(groups: Groups, disk: Di
 async def test_after_a_large_batch_the_next_collects_for_a_moment(disk: Disk):
     groups = Groups(disk.commit, limit=4, linger=0.02, large=2)
     groups.add(OPEN)
-    await waited_for(groups.add(replace(OPEN, id="b")))
-    await waited_for(groups.add(replace(OPEN, id="c")))
+    await waited_for(groups.add(OPEN._replace(id="b")))
+    await waited_for(groups.add(OPEN._replace(id="c")))
     await disk.end()
-    await waited_for(groups.add(replace(OPEN, id="d")))
+    await waited_for(groups.add(OPEN._replace(id="d")))
     assert len(disk.batches) == 1
     async with asyncio.timeout(5):
         await disk.holds(2)
@@ -111,10 +110,10 @@ async def test_after_a_large_batch_the_next_collects_for_a_moment(disk: Disk):
 
 async def test_a_failed_batch_is_written_again_with_the_newest_rows(groups: Groups, disk: Disk):
     lost = groups.add(OPEN)
-    groups.add(replace(OPEN, id="b"))
+    groups.add(OPEN._replace(id="b"))
     first = await waited_for(lost)
     later = await waited_for(groups.add(DONE))
-    groups.add(replace(OPEN, id="c"))
+    groups.add(OPEN._replace(id="c"))
     await disk.end(FULL)
     for waiter in (first, lost):
         with pytest.raises(Overloaded, match="disk full at /data") as caught:
@@ -134,13 +133,13 @@ async def test_while_writing_fails_requests_may_end_but_not_begin(groups: Groups
     with pytest.raises(Overloaded, match="disk full"):
         await waiting
     with pytest.raises(Overloaded, match="disk full"):
-        groups.add(replace(OPEN, id="b"))
+        groups.add(OPEN._replace(id="b"))
     ended = await waited_for(groups.add(DONE))
     async with asyncio.timeout(5):
         await disk.holds(2)
     await disk.end()
     await ended
-    groups.add(replace(OPEN, id="b"))
+    groups.add(OPEN._replace(id="b"))
 
 
 async def test_pauses_grow_while_writing_fails(groups: Groups, disk: Disk):
@@ -161,16 +160,16 @@ async def test_pauses_grow_while_writing_fails(groups: Groups, disk: Disk):
 
 
 async def test_the_backlog_is_bounded_but_takes_the_ends_of_accepted_requests(groups: Groups, disk: Disk):
-    await waited_for(groups.add(replace(OPEN, id="in-flight")))
+    await waited_for(groups.add(OPEN._replace(id="in-flight")))
     for id in "abcd":
-        groups.add(replace(OPEN, id=id))
+        groups.add(OPEN._replace(id=id))
     with pytest.raises(Overloaded, match="4 ledger rows wait"):
-        groups.add(replace(OPEN, id="e"))
+        groups.add(OPEN._replace(id="e"))
     groups.add(DONE)
     for id in "efgh":
-        groups.add(replace(DONE, id=id))
+        groups.add(DONE._replace(id=id))
     with pytest.raises(Overloaded, match="8 ledger rows wait"):
-        groups.add(replace(DONE, id="i"))
+        groups.add(DONE._replace(id="i"))
     await disk.end()
     async with asyncio.timeout(5):
         await disk.holds(2)
@@ -180,7 +179,7 @@ async def test_the_backlog_is_bounded_but_takes_the_ends_of_accepted_requests(gr
 
 async def test_closing_writes_what_is_pending(groups: Groups, disk: Disk):
     await waited_for(groups.add(OPEN))
-    groups.add(replace(OPEN, id="b"))
+    groups.add(OPEN._replace(id="b"))
     closing = asyncio.create_task(groups.close())
     await asyncio.sleep(0)
     await disk.end()
@@ -192,7 +191,7 @@ async def test_closing_writes_what_is_pending(groups: Groups, disk: Disk):
 
 async def test_closing_tries_twice_and_counts_what_is_left(groups: Groups, disk: Disk):
     groups.add(OPEN)
-    groups.add(replace(OPEN, id="b"))
+    groups.add(OPEN._replace(id="b"))
     closing = asyncio.create_task(groups.close())
     for _ in range(2):
         await asyncio.sleep(0)

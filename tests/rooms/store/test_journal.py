@@ -6,7 +6,6 @@ import asyncio
 import random
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,11 +103,11 @@ async def test_a_store_killed_at_any_moment_has_every_row_and_charges_it_once(tm
     told: dict[str, Entry] = {}
     for number in range(12):
         for _ in range(rng.randrange(90)):
-            entry = replace(OPEN, id=f"e{rng.randrange(60)}", key_id=f"key-{rng.randrange(2)}")
+            entry = OPEN._replace(id=f"e{rng.randrange(60)}", key_id=f"key-{rng.randrange(2)}")
             known = told.get(entry.id)
             if known or rng.random() < 0.5:
                 cost = rng.randrange(1, 1000)
-                entry = replace(known or entry, status="done", cost=cost, usage=Usage(3, cost), http_status=200)
+                entry = (known or entry)._replace(status="done", cost=cost, usage=Usage(3, cost), http_status=200)
             told[entry.id] = entry
             written = store.ledger.record(entry)
             if rng.random() < 0.5:
@@ -116,7 +115,7 @@ async def test_a_store_killed_at_any_moment_has_every_row_and_charges_it_once(tm
         await written
         if rng.random() < 0.4:
             await store.ledger.recover(NOW)
-            told = {id: e if e.status == "done" else replace(e, status="interrupted") for id, e in told.items()}
+            told = {id: e if e.status == "done" else e._replace(status="interrupted") for id, e in told.items()}
         left = await open_store(left_by(tmp_path, number))
         spent = {key: account.spent for key, account in (await left.ledger.recover(NOW)).items() if account.spent}
         rows = {e.id: e.cost for e in await left.ledger.entries(limit=1000)}
@@ -129,10 +128,10 @@ async def test_a_store_killed_at_any_moment_has_every_row_and_charges_it_once(tm
 async def test_readers_see_rows_on_their_way_as_if_they_had_arrived(tmp_path: Path):
     store = await open_store(f"sqlite:///{tmp_path}/atoll.db")
     await store.ledger.record(OPEN)
-    await store.ledger.record(replace(OPEN, id="old", created_at=NOW - 5, status="done", cost=3))
+    await store.ledger.record(OPEN._replace(id="old", created_at=NOW - 5, status="done", cost=3))
     await store.ledger.recover(NOW)
-    await store.ledger.record(replace(OPEN, created_at=NOW + 9, status="done", cost=40, usage=Usage(1, 2)))
-    await store.ledger.record(replace(OPEN, id="new", created_at=NOW + 5, status="failed"))
+    await store.ledger.record(OPEN._replace(created_at=NOW + 9, status="done", cost=40, usage=Usage(1, 2)))
+    await store.ledger.record(OPEN._replace(id="new", created_at=NOW + 5, status="failed"))
     found = await store.ledger.entries()
     assert [(e.id, e.status, e.created_at, e.cost) for e in found] == [
         ("new", "failed", NOW + 5, 0),
