@@ -47,7 +47,8 @@ class Ask(NamedTuple):
     cost: int
 
 
-class Ticket(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ticket:
     """A reservation, to be settled exactly once."""
 
     ask: Ask

@@ -196,9 +196,7 @@ class Exchange:
         wish: Wish = ANYWHERE,
     ) -> Reply:  # fmt: skip
         """Send to the fleet; the engine's slot is freed as soon as the client goes away, answered or not."""
-        task = asyncio.current_task()
-        assert task is not None
-        http.on_gone(task.cancel)
+        http.cancel_when_gone()
         reply = await self.reach(charge, path, body, content_type, wish)
         charge.region = reply.endpoint.region
         if not http.started:

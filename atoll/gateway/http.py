@@ -101,6 +101,12 @@ class Http:
         else:
             self._wire.lost = left
 
+    def cancel_when_gone(self) -> None:
+        """Cancel the task that calls this when the client goes away."""
+        task = asyncio.current_task(self._wire.loop)
+        assert task is not None
+        self.on_gone(task.cancel)
+
     def unwatch(self) -> None:
         self._wire.lost = None
 

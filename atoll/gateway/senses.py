@@ -70,12 +70,6 @@ class Senses:
         finally:
             reply.close()
 
-    def stop_when_gone(self) -> None:
-        """While parts work, a client that leaves ends the whole request."""
-        task = asyncio.current_task()
-        assert task is not None
-        self.http.on_gone(task.cancel)
-
 
 async def compose(senses: Senses, body: dict[str, Any], ask: Ask) -> AsyncIterator[Chunk]:
     """Canonical chunks of the composed answer. `ask` streams the answer of the chat part."""
@@ -83,7 +77,7 @@ async def compose(senses: Senses, body: dict[str, Any], ask: Ask) -> AsyncIterat
     audio = body.get("audio") if "audio" in (body.get("modalities") or ()) else None
     if audio is not None:
         _check_audio(body, audio)
-    senses.stop_when_gone()
+    senses.http.cancel_when_gone()
     asked = {name: value for name, value in body.items() if name not in {"audio", "modalities"}}
     if "messages" in body:
         asked["messages"] = await perceive(senses, body["messages"])
