@@ -214,7 +214,7 @@ class Speaker:
             return b"".join([await self._speak(sentence, self._format) for sentence in ready])
         if not ends or not self._said.strip():
             return b""
-        self._senses.stop_when_gone()
+        self._senses.http.cancel_when_gone()
         parts = pieces(self._said)
         if len(parts) == 1 or self._format in JOINABLE:
             return b"".join([await self._speak(p, self._format) for p in parts])
