@@ -209,6 +209,26 @@ class TestDrill:
         expect(decisions.last.locator(".left-out")).to_contain_text(NEAR)
         expect(page.locator(f".dot.hurt[data-region={NEAR}]")).to_have_count(0, timeout=20_000)
 
+    def test_a_region_that_is_left_out_is_waited_for(self, console: Console, api: httpx.Client) -> None:
+        console.page.locator(f".region[data-id={NEAR}]").click()
+        panel = console.page.get_by_role("complementary", name="London")
+        phase, strike = panel.locator(".phase"), panel.get_by_role("button", name="Break London")
+        panel.get_by_label("For seconds").fill("4")
+        panel.get_by_label("Tokens").fill("60")
+        assert api.patch(f"/atoll/v1/regions/{NEAR}", json={"status": "draining"}).status_code == 200
+        try:
+            strike.click()
+            expect(phase).to_have_text("Waiting: region is draining.")
+            panel.get_by_role("button", name="Stop").click()
+            expect(phase).to_have_text("Stopped.")
+            strike.click()
+            expect(phase).to_have_text("Waiting: region is draining.")
+        finally:
+            assert api.patch(f"/atoll/v1/regions/{NEAR}", json={"status": "live"}).status_code == 200
+        expect(panel.get_by_test_id("path")).to_contain_text(NEAR, timeout=60_000)
+        expect(phase).to_contain_text("The answer survived: London →")
+        expect(console.page.locator(f".dot.hurt[data-region={NEAR}]")).to_have_count(0, timeout=20_000)
+
 
 class TestForEveryone:
     def test_on_a_phone(self, browser: Browser, world: Live) -> None:

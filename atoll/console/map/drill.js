@@ -68,10 +68,10 @@ function Survivor({ run, region, places, onRequest }) {
   const name = (id) => places.find((p) => p.id === id)?.city ?? id;
   const cut = struckText ?? reply.text.length;
   const gaps = silences(times, struckAt);
-  const phase = !reply.text ? (run.reason ? `Waiting: ${run.reason}` : "Asking…") : struckAt === null ? `${region.city} answers.` : !run.done ? `${region.city} is broken; the answer is watched.` : row ? verdict(row, name) : "The answer is whole.";
+  const phase = !reply.text ? (run.reason ? `Waiting: ${run.reason}.` : "Asking…") : struckAt === null ? `${region.city} answers.` : !run.done ? `${region.city} is broken; the answer is watched.` : row ? verdict(row, name) : "The answer is whole.";
   return html`<div class="survivor" ref=${place}><p role="status" class="phase">${run.error ? "The answer did not survive." : run.stopped ? "Stopped." : phase}</p>
     <${Ticks} times=${times} struckAt=${struckAt} done=${run.done} />
-    <div class="survivor-text" tabindex="0" role="group" aria-label="The answer">${reply.text.slice(0, cut)}${struckText !== null ? html`<mark title="Here the region was broken">${region.city} broken</mark>` : null}<span class="after">${reply.text.slice(cut)}</span></div>
+    ${reply.text ? html`<div class="survivor-text" tabindex="0" role="group" aria-label="The answer">${reply.text.slice(0, cut)}${struckText !== null ? html`<mark title="Here the region was broken">${region.city} broken</mark>` : null}<span class="after">${reply.text.slice(cut)}</span></div>` : null}
     <${Problem} error=${run.error} />
     <dl class="detail">
       ${gaps.usual !== null ? html`<div><dt>Between pieces</dt><dd>${milliseconds(gaps.usual)} on average</dd></div>` : null}
@@ -121,13 +121,12 @@ async function drill(asked) {
 
 /** One answer. -> null when the drill is over, else the region that made the whole answer, with nothing broken. */
 async function attempt({ region, model, form, signal, show, onChange }) {
-  const waiting = { reply: { text: "", thinking: "", meta: {} }, times: [], struckAt: null, struckText: null, row: null, done: false };
-  const body = await steered(region, model, form, signal, (reason) => show({ ...waiting, reason }));
+  const run = { reply: { text: "", thinking: "", meta: { model } }, times: [], struckAt: null, struckText: null, row: null, done: false, error: null };
+  const body = await steered(region, model, form, signal, (reason) => show({ ...run, reason }));
   if (body === null) {
-    show({ ...waiting, stopped: true, done: true });
+    show({ ...run, stopped: true, done: true });
     return null;
   }
-  const run = { reply: { text: "", thinking: "", meta: { model } }, times: [], struckAt: null, struckText: null, row: null, done: false, error: null };
   const shown = throttle(() => show({ ...run }));
   let problem = null;
   const strike = () => {
@@ -163,7 +162,7 @@ async function attempt({ region, model, form, signal, show, onChange }) {
 
 /**
  * The request, under a rule that leaves this region and those that score worse: so it begins here, and can go on there.
- * A region that is left out for the moment (too slow, full) is waited for. -> null when it was stopped meanwhile.
+ * A region that is left out for the moment (full, too slow), or the worst of all, is waited for. -> null when it was stopped meanwhile.
  */
 async function steered(region, model, form, signal, wait) {
   const user = [{ role: "user", text: PROMPT }];
@@ -171,22 +170,16 @@ async function steered(region, model, form, signal, wait) {
   if (model.parameters.includes("seed")) body.seed = 1;
   for (let turn = 1; !signal.aborted; turn++) {
     const { decisions: [{ candidates }] } = await send("POST", "/atoll/v1/route/explain", { model: model.id, prompt_tokens: 40, max_tokens: Number(form.tokens) });
-    const { reason, regions } = rule(candidates, region, model);
-    if (regions) return { ...body, residency: { process_in: regions } };
-    if (turn === PATIENCE) throw new ApiError(reason);
+    const own = candidates.find((c) => c.region === region);
+    if (!own) throw new ApiError(`${model.title} is not served in ${region}.`);
+    const worse = candidates.filter((c) => c.score !== null && c.score > own.score && c.region !== region).map((c) => c.region);
+    if (own.score !== null && worse.length) return { ...body, residency: { process_in: [region, ...worse] } };
+    const reason = own.score === null ? own.reason : "every other region scores better, so that no answer would begin here";
+    if (turn === PATIENCE) throw new ApiError(`Nothing was broken: ${reason}.`);
     wait(reason);
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
   return null;
-}
-
-/** -> {regions: this one first, then all that score worse} or {reason: why there is no such rule}. */
-function rule(candidates, region, model) {
-  const own = candidates.find((c) => c.region === region);
-  if (!own) return { reason: `${model.title} is not served in ${region}.` };
-  if (own.score === null) return { reason: own.reason };
-  const worse = candidates.filter((c) => c.score !== null && c.score > own.score && c.region !== region).map((c) => c.region);
-  return worse.length ? { regions: [region, ...worse] } : { reason: "No other region scores worse than this one, so that no answer would begin here. Drill a nearer one." };
 }
 
 /** The ledger's row of a request that has just ended; null if it does not come. */
