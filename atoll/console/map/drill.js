@@ -110,11 +110,11 @@ export function silences(times, struckAt) {
 }
 
 /** Ask, break, watch. Asked anew, at most TURNS times, when load moved the answer elsewhere before it began. */
-async function drill(asked) {
+async function drill(wanted) {
   for (let turn = 1; turn <= TURNS; turn++) {
-    const served = await attempt(asked);
+    const served = await attempt(wanted);
     if (served === null) return;
-    if (served === asked.region) throw new ApiError("The answer was over before the drill; ask for more tokens.");
+    if (served === wanted.region) throw new ApiError("The answer was over before the drill; ask for more tokens.");
   }
   throw new ApiError("The answer was made elsewhere each time, so that nothing was broken. Try again when there is less traffic.");
 }
@@ -162,24 +162,38 @@ async function attempt({ region, model, form, signal, show, onChange }) {
 
 /**
  * The request, under a rule that leaves this region and those that score worse: so it begins here, and can go on there.
- * A region that is left out for the moment (full, too slow), or the worst of all, is waited for. -> null when it was stopped meanwhile.
+ * A region that is left out for the moment (full, too slow) is waited for. One that scores worst may be judged by a
+ * busier time, and waiting would not change that: a question of one token does. -> null when it was stopped meanwhile.
  */
 async function steered(region, model, form, signal, wait) {
-  const user = [{ role: "user", text: PROMPT }];
-  const body = { ...request(user, { ...PLAIN, maxTokens: form.tokens }, model), recovery: form.grade };
-  if (model.parameters.includes("seed")) body.seed = 1;
+  const body = asked(model, form.tokens);
   for (let turn = 1; !signal.aborted; turn++) {
     const { decisions: [{ candidates }] } = await send("POST", "/atoll/v1/route/explain", { model: model.id, prompt_tokens: 40, max_tokens: Number(form.tokens) });
     const own = candidates.find((c) => c.region === region);
     if (!own) throw new ApiError(`${model.title} is not served in ${region}.`);
     const worse = candidates.filter((c) => c.score !== null && c.score > own.score && c.region !== region).map((c) => c.region);
-    if (own.score !== null && worse.length) return { ...body, residency: { process_in: [region, ...worse] } };
+    if (own.score !== null && worse.length) return { ...body, recovery: form.grade, residency: { process_in: [region, ...worse] } };
     const reason = own.score === null ? own.reason : "every other region scores better, so that no answer would begin here";
     if (turn === PATIENCE) throw new ApiError(`Nothing was broken: ${reason}.`);
     wait(reason);
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    if (own.score !== null) await answered({ ...asked(model, 1), residency: { process_in: [region] } }, signal);
+    else await new Promise((resolve) => setTimeout(resolve, 1000));
   }
   return null;
+}
+
+function asked(model, maxTokens) {
+  const body = request([{ role: "user", text: PROMPT }], { ...PLAIN, maxTokens }, model);
+  return model.parameters.includes("seed") ? { ...body, seed: 1 } : body;
+}
+
+/** Ask, and forget what is said. Ends early, without an error, when it is stopped. */
+async function answered(body, signal) {
+  try {
+    await stream(body, { text: "", thinking: "", meta: {} }, () => {}, signal);
+  } catch (error) {
+    if (error.name !== "AbortError") throw error;
+  }
 }
 
 /** The ledger's row of a request that has just ended; null if it does not come. */
