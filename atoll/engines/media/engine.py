@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("atoll.engines.media")
 
 PROBE_TIMEOUT_S = 5.0
-# Idle threads of the numeric libraries must sleep, not spin: they share few cores with the language model.
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+# Idle threads of the numeric libraries must sleep, not spin: they share few cores with the language model. OpenBLAS
+# spins while a partner that it waits for is off its core, and cannot be told otherwise: so it has one thread.
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0", "OPENBLAS_NUM_THREADS": "1"}
 
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
@@ -140,7 +141,7 @@ class MediaEngine:
             argv += [f"--{name}", str(getattr(config, name))]
         for name in config.preload:
             argv += ["--preload", name]
-        threads = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        threads = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         env = {"PYTHONUNBUFFERED": "1", **QUIET, **threads, **config.env, "ATOLL_MEDIA_TOKEN": self._token}
         return Spec("media worker", argv, env, grace=8.0)
 
