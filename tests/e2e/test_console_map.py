@@ -217,6 +217,7 @@ class TestDrill:
         panel.get_by_label("Tokens").fill("60")
         assert api.patch(f"/atoll/v1/regions/{NEAR}", json={"status": "draining"}).status_code == 200
         try:
+            expect(panel.locator(".chips")).to_contain_text("draining")
             strike.click()
             expect(phase).to_have_text("Waiting: region is draining.")
             panel.get_by_role("button", name="Stop").click()

@@ -51,7 +51,7 @@ export function RegionPanel({ region: r, home, rate, places, latest, admin, mode
     <dl class="detail">${facts.filter(([, value]) => value).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     ${Object.keys(sources).length ? html`<${Sources} sources=${sources} />` : null}
     ${admin ? html`<${Steps} region=${r} onChange=${() => { onChange(); panel.current?.focus(); }} />` : null}
-    ${admin && r.served_by && r.status === "live" ? html`<${DrillPanel} region=${r} places=${places} latest=${latest} models=${models} onChange=${onChange} onRequest=${onRequest} />` : null}
+    ${admin && r.served_by && (r.status === "live" || r.status === "draining") ? html`<${DrillPanel} region=${r} places=${places} latest=${latest} models=${models} onChange=${onChange} onRequest=${onRequest} />` : null}
   </aside>`;
 }
 
