@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml
 ARGS ?=
+TORCH ?=
 
-.PHONY: up install test tools lint lock clean
+.PHONY: up install physical test tools lint lock clean
 
 up: install
 	@exec $(BIN)/atoll up $(ARGS)
@@ -19,7 +21,15 @@ $(VENV)/.installed: requirements/base.lock pyproject.toml
 	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
-$(VENV)/.tested: requirements/test.lock $(VENV)/.installed
+physical: $(VENV)/.physical
+
+# torch has no digest here: machines without a GPU may have a build of their own of it (make physical TORCH="--index-url ...").
+$(VENV)/.physical: requirements/physical.lock requirements/torch.txt $(VENV)/.installed
+	$(PIP) install --require-hashes -r requirements/physical.lock
+	$(PIP) install $(TORCH) -r requirements/torch.txt
+	@touch $@
+
+$(VENV)/.tested: requirements/test.lock $(VENV)/.physical
 	$(PIP) install --quiet --require-hashes -r requirements/test.lock
 	@touch $@
 
@@ -33,8 +43,9 @@ test: tools lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements/base.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml --all-extras -o requirements/test.lock
+	$(LOCK) -o requirements/base.lock
+	$(LOCK) --extra physical -o requirements/physical.lock
+	$(LOCK) --extra physical --extra postgres --extra codecs --extra otel --extra test -o requirements/test.lock
 
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info

@@ -15,7 +15,10 @@ CORE_MAY_NOT = {
     "asyncio", "time", "random", "logging", "os", "socket", "threading", "subprocess", "httpx", "sqlalchemy",
     "starlette", "uvicorn", "pydantic", "orjson", "torch",
 }  # fmt: skip
-HEAVY = ("torch", "mujoco", "ray", "transformers", "onnxruntime", "numpy", "sqlalchemy", "starlette", "pydantic")
+HEAVY = (
+    "torch", "mujoco", "gymnasium", "ray", "transformers", "onnxruntime", "numpy", "sqlalchemy", "starlette",
+    "pydantic",
+)  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()} - WIRING
 

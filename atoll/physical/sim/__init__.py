@@ -1,0 +1,28 @@
+"""Environments by name. A task is a small file in `envs/` that has a function without arguments, returning a Task."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from atoll.core.errors import NotFound, SetupError
+
+if TYPE_CHECKING:
+    from atoll.physical.sim.task import Task
+
+TASKS = {
+    "half-cheetah": "atoll.physical.sim.envs.half_cheetah:task",
+}
+
+
+def load_task(name: str) -> Task:
+    """The task of that name. Raises NotFound, or SetupError where the extra `physical` is missing."""
+    if name not in TASKS:
+        raise NotFound(f"there is no task '{name}'; there are: {', '.join(TASKS)}", param="task")
+    module, _, function = TASKS[name].partition(":")
+    try:
+        return getattr(import_module(module), function)()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("atoll"):
+            raise
+        raise SetupError(f"'{error.name}' is not installed; run: make physical") from None

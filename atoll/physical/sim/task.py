@@ -1,0 +1,69 @@
+"""What an environment is: a model, and plain functions over many simulations of it at once.
+
+A term is a function of the running `Sim` that returns one value (or row) per simulation, so that rewards,
+observations and terminations are written once and vectorised by numpy. `envs/half_cheetah.py` is the shortest example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+
+from atoll.core.manifest import Channel
+
+if TYPE_CHECKING:
+    from atoll.physical.sim.sim import Sim
+
+Array = np.ndarray
+Term = Callable[["Sim"], Array]
+Reset = Callable[["Sim", int, np.random.Generator], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """`weight` times `term`, which is (n,)."""
+
+    term: Term
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """An environment as data and plain functions.
+
+    One environment step is `frame_skip` physics steps. An episode is cut (truncated) after `horizon` steps, and ends
+    (terminates) where a termination says so. `act` writes the simulations' controls from actions (n, nu), which lie
+    in `action_low`..`action_high` (None: the actuators' control range); by default the action is the control.
+    `reset` writes the state of one simulation, which has the model's defaults, with that simulation's own generator.
+    `randomise` changes model fields of one simulation at each of its resets. `before` is called ahead of each step
+    and keeps in `sim.memory` what terms compare with. `success` tells which simulations have done what was asked,
+    `command_size` values in `sim.command` say what is asked; `command` draws them at a reset and may change them
+    during an episode. `sensors` act on the observation after it is made (noise, delay).
+    """
+
+    name: str
+    model: Callable[[], mujoco.MjSpec]
+    observations: Mapping[str, Term]
+    rewards: Mapping[str, Reward]
+    reset: Reset
+    terminations: Mapping[str, Term] = field(default_factory=dict)
+    frame_skip: int = 5
+    horizon: int = 1000
+    act: Callable[[Sim, Array], None] | None = None
+    action_low: Array | None = None
+    action_high: Array | None = None
+    before: Callable[[Sim], None] | None = None
+    randomise: tuple[Reset, ...] = ()
+    command_size: int = 0
+    command: Callable[[Sim, Array], None] | None = None
+    success: Term | None = None
+    sensors: tuple[Callable[[Sim, Array], Array], ...] = ()
+    channels: tuple[Channel, ...] = ()
+    actions: tuple[Channel, ...] = ()
+    camera: str | int = -1
+    observation_dtype: Any = np.float32
+    about: str = ""

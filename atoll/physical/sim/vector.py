@@ -1,0 +1,81 @@
+"""Gymnasium's API over `Sim`: one environment, and a vector of them. Ids are `atoll/<task>-v0`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from atoll.physical.sim import TASKS, load_task
+from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.task import Task
+
+
+def spaces(sim: Sim) -> tuple[Box, Box]:
+    """Observation and action space of one simulation."""
+    seen = Box(-np.inf, np.inf, (sim.observe().shape[1],), sim.task.observation_dtype)
+    return seen, Box(sim.action_low, sim.action_high, dtype=np.float32)
+
+
+class Env(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One simulation. `step` does not begin a new episode by itself."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, task: Task):
+        self.sim = Sim(task, 1, threads=1)
+        self.observation_space, self.action_space = spaces(self.sim)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.sim.reset(None if seed is None else [seed])[0], {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        done = self.sim.step(np.asarray(action)[None])
+        seen = done.final.get(0, done.observation[0])
+        info = {"success": bool(done.success[0]), **{f"reward_{name}": float(v[0]) for name, v in done.terms.items()}}
+        return seen, float(done.reward[0]), bool(done.terminated[0]), bool(done.truncated[0]), info
+
+
+class Vector(VectorEnv):
+    """n simulations that begin anew in the step that ends them (`AutoresetMode.SAME_STEP`)."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, task: Task, n: int, threads: int = 0):
+        self.sim, self.num_envs = Sim(task, n, threads=threads), n
+        self.single_observation_space, self.single_action_space = spaces(self.sim)
+        self.observation_space = batch_space(self.single_observation_space, n)
+        self.action_space = batch_space(self.single_action_space, n)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        return self.sim.reset(seeds), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        done = self.sim.step(actions)
+        info: dict[str, Any] = {"success": done.success}
+        if done.final:
+            last, mask = np.zeros_like(done.observation), np.zeros(self.num_envs, bool)
+            for i, seen in done.final.items():
+                last[i], mask[i] = seen, True
+            info |= {"final_obs": last, "_final_obs": mask}
+        return done.observation, done.reward, done.terminated, done.truncated, info
+
+
+def register() -> None:
+    """Make every task known to `gymnasium.make` and `make_vec`."""
+    for name in TASKS:
+        gymnasium.register(
+            id=f"atoll/{name}-v0",
+            entry_point=lambda name=name, **_: Env(load_task(name)),
+            vector_entry_point=lambda name=name, num_envs=1, **_: Vector(load_task(name), num_envs),
+        )
