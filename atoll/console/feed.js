@@ -43,8 +43,11 @@ export function useFeed() {
 
   const older = async () => {
     try {
-      const found = await get(`/atoll/v1/requests?limit=${PAGE}&before=${state.next}`);
-      setState((before) => ({ rows: merge(before.rows, found.data), next: found.next }));
+      const found = await get(`/atoll/v1/requests?${new URLSearchParams({ limit: PAGE, ...state.next })}`);
+      setState((before) => {
+        const rows = merge(before.rows, found.data);
+        return { rows, next: rows.length < MOST ? found.next : null };
+      });
     } catch (problem) {
       setError(problem);
     }

@@ -200,10 +200,10 @@ class Admin:
         limit = int(number(request, "limit", 100))
         if not 1 <= limit <= 1000:
             raise InvalidRequest("limit must be between 1 and 1000", param="limit")
-        before = number(request, "before", 0.0) or None
-        rows = await self.gateway.exchange.ledger.entries(key_id=self._scope(request, key), before=before, limit=limit)
-        following = rows[-1].created_at if len(rows) == limit else None
-        return reply({"data": [render_entry(e) for e in rows], "next": following})
+        scope = self._scope(request, key)
+        rows = await self.gateway.exchange.ledger.entries(key_id=scope, limit=limit, **page_after(request))
+        after = following(rows[-1]) if len(rows) == limit else None
+        return reply({"data": [render_entry(e) for e in rows], "next": after})
 
     def _scope(self, request: Request, key: Key) -> str | None:
         """The key whose rows may be seen: any that an admin asks for, a user's own otherwise."""
@@ -299,6 +299,20 @@ async def parse(request: Request, schema: type[BaseModel]) -> Any:
         return schema.model_validate(parse_json(await request.body()))
     except ValidationError as error:
         raise invalid(error) from None
+
+
+def page_after(request: Request) -> dict[str, Any]:
+    """Where a page of the ledger begins: after the row at `before`, with the id `before_id` where several have that
+    time. Raises InvalidRequest."""
+    before, before_id = number(request, "before", 0.0) or None, request.query_params.get("before_id") or None
+    if before_id and before is None:
+        raise InvalidRequest("before_id goes with before: send both, as 'next' tells them", param="before_id")
+    return {"before": before, "before_id": before_id}
+
+
+def following(last: Entry) -> dict[str, Any]:
+    """The query of the page after the one that ends with `last`."""
+    return {"before": last.created_at, "before_id": last.id}
 
 
 def number(request: Request, name: str, default: float) -> float:

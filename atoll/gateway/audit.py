@@ -12,7 +12,7 @@ from starlette.routing import Route
 from atoll.core.errors import Conflict, NotFound
 from atoll.core.residency import Violation, violations
 from atoll.core.types import Entry
-from atoll.gateway.admin import Admin, number, reply
+from atoll.gateway.admin import Admin, following, page_after, reply
 from atoll.gateway.receipts import Signer
 
 PAGE = 1000
@@ -50,25 +50,17 @@ class Audit:
     async def audit(self, request: Request) -> Response:
         """Up to `ROWS` rows, newest first; `next` tells where the following call goes on, null at the end."""
         self.admin.caller(request, admin=True)
-        before = number(request, "before", 0.0) or None
-        last, rows, judged, found = (before, request.query_params.get("before_id") or None), 0, 0, 0
+        after: dict[str, Any] | None = page_after(request)
+        rows = judged = found = 0
         shown: list[Violation] = []
-        while rows < ROWS:
-            page = await self._page(*last)
+        while after is not None and rows < ROWS:
+            page = await self.admin.gateway.exchange.ledger.entries(limit=PAGE, **after)
             broken = violations(page, self.admin.gateway.exchange.placing.regions)
             rows, judged, found = rows + len(page), judged + sum(map(_tells, page)), found + len(broken)
             shown += broken[: SHOWN - len(shown)]
-            if len(page) < PAGE:
-                last = None
-                break
-            last = (page[-1].created_at, page[-1].id)
-        following = {"before": last[0], "before_id": last[1]} if last else None
+            after = following(page[-1]) if len(page) == PAGE else None
         result = {"rows": rows, "judged": judged, "violations": found, "data": [asdict(v) for v in shown]}
-        return reply({**result, "next": following})
-
-    async def _page(self, before: float | None, before_id: str | None) -> list[Entry]:
-        ledger = self.admin.gateway.exchange.ledger
-        return list(await ledger.entries(before=before, before_id=before_id, limit=PAGE))
+        return reply({**result, "next": after})
 
 
 def _tells(entry: Entry) -> bool:

@@ -49,7 +49,7 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/atoll/v1/keys", "All keys", ()),
     ("delete", "/atoll/v1/keys/{id}", "Revoke a key", ()),
     ("get", "/atoll/v1/usage", "Usage per time bucket, key and model", ("since", "until", "step", "key_id")),
-    ("get", "/atoll/v1/requests", "The ledger, newest first", ("limit", "before", "key_id")),
+    ("get", "/atoll/v1/requests", "The ledger, newest first", ("limit", "before", "before_id", "key_id")),
     ("get", "/atoll/v1/regions", "The regions, and how they are now", ()),
     ("get", "/atoll/v1/regions/{id}", "One region, with the sources of its values", ()),
     ("post", "/atoll/v1/regions/{id}/invite", "A token with which a machine can become a region, once", ()),

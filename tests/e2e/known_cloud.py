@@ -188,7 +188,7 @@ async def _rows(http: httpx.AsyncClient) -> list[dict[str, Any]]:
         found += page["data"]
         if page["next"] is None:
             return found
-        before = {"before": page["next"]}
+        before = page["next"]
 
 
 def steps(row: dict[str, Any]) -> list[tuple[str, int]]:

@@ -59,7 +59,7 @@ async def ledger(http: httpx.AsyncClient, cloud: Any, secret: str) -> dict[str, 
         rows |= {row["id"]: row for row in page["data"]}
         if page["next"] is None:
             return rows
-        query["before"] = page["next"]
+        query |= page["next"]
 
 
 def nano(dollars: float) -> int:

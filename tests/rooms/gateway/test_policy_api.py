@@ -118,6 +118,19 @@ async def test_requests_tell_where_they_went(tmp_path: Path):
         assert (row["path"], row["stored_in"], row["rule"], row["grade"]) == (GOOD.path, "eu-west-1", GOOD.rule, "")
 
 
+async def test_pages_of_requests_leave_out_none_of_one_moment(tmp_path: Path):
+    async with cloud(tmp_path) as (house, client):
+        for id in "abcde":
+            await house.store.ledger.record(GOOD._replace(id=id))
+        seen, page = [], {"next": {}}
+        while page["next"] is not None:
+            page = (await client.get("/atoll/v1/requests", params={"limit": 2, **page["next"]})).json()
+            seen += [row["id"] for row in page["data"]]
+        assert seen == ["e", "d", "c", "b", "a"]
+        alone = await client.get("/atoll/v1/requests", params={"before_id": "c"})
+        assert (alone.status_code, alone.json()["error"]["param"]) == (400, "before_id")
+
+
 async def test_a_receipt_is_its_owners_and_verifies(tmp_path: Path):
     async with cloud(tmp_path) as (house, client):
         await house.store.ledger.record(GOOD)
