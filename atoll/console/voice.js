@@ -102,7 +102,7 @@ export async function transcribe(blob, model) {
 
 /** Starts to speak; `onEnd` runs once when it ends or is stopped. -> {stop()} */
 export async function speak(text, model, onEnd) {
-  const voice = model.engine === "remote" ? "alloy" : "heart";
+  const voice = model.voices[0] ?? "alloy";
   const body = { model: model.id, input: text.slice(0, MOST_CHARACTERS), voice, response_format: "wav" };
   const response = await call("/v1/audio/speech", { method: "POST", body });
   const url = URL.createObjectURL(await response.blob());

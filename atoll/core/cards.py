@@ -92,6 +92,7 @@ class Card:
     thinking: str = "none"
     json_schema: bool = False
     parameters: tuple[str, ...] = ()
+    voices: tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)
     price: Price = Price()
     parts: tuple[str, ...] = ()

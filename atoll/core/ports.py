@@ -193,7 +193,8 @@ class Library(Protocol):
     """The models of this installation: what could be added, what was, and what the tiers mean."""
 
     def states(self) -> Mapping[str, Mapping[str, Any]]:
-        """By card id: `state` (ready, starting, failed, missing) and `detail` (why, and what to do)."""
+        """By card id: `state` (ready, starting, failed, missing), `detail` (why, and what to do), and whether it is
+        `removable`, as what comes with Atoll is not."""
         ...
 
     def catalogue(self) -> Sequence[Mapping[str, Any]]:

@@ -57,7 +57,9 @@ class Library:
     def __init__(self, place: Place, roster: Roster) -> None:
         self.place = place
         self.roster = roster
-        self.cards = {**read_cards(EMBEDDED), **read_cards(place.cards)}
+        own = read_cards(place.cards)
+        self.cards = {**read_cards(EMBEDDED), **own}
+        self._own = set(own)
         self._known_elsewhere = read_cards(CATALOGUE)
         self._adding: set[str] = set()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -67,7 +69,8 @@ class Library:
         self._starting: dict[str, asyncio.Task[None]] = {}
 
     def states(self) -> Mapping[str, Mapping[str, Any]]:
-        return {**self._states, **{card.id: self._composed(card) for card in self._cascades}}
+        told = {**self._states, **{card.id: self._composed(card) for card in self._cascades}}
+        return {name: {**state, "removable": name in self._own} for name, state in told.items()}
 
     def _composed(self, card: Card) -> dict[str, Any]:
         """A composed model is as ready as its parts."""
@@ -180,6 +183,7 @@ class Library:
         path = self.place.cards / f"{card.id}.toml"
         await asyncio.to_thread(write_whole, path, card_text(card))
         self.cards[card.id] = card
+        self._own.add(card.id)
         progress(f"Starting {card.id}", 0, 0)
         await asyncio.wait([self._launch((card,), progress)])
         state = self._states[card.id]
@@ -214,6 +218,7 @@ class Library:
     async def _forget(self, card_id: str) -> None:
         engine, task = self._engines.pop(card_id, None), self._starting.pop(card_id, None)
         self.cards.pop(card_id, None)
+        self._own.discard(card_id)
         self._states.pop(card_id, None)
         if task is not None and not task.done():
             task.cancel()

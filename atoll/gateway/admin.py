@@ -100,11 +100,10 @@ class Admin:
 
     def _models(self) -> list[dict[str, Any]]:
         models, states, created = self.gateway.exchange.models, self.library.states(), int(self.started_at)
-        state = {name: str(value["state"]) for name, value in states.items()}
         tiers = [(tier, models.resolve(card)) for tier, card in models.tiers.items() if card in models.cards()]
         return [
-            *(render_model(c, state.get(c.id, "ready"), created, tier) for tier, c in tiers),
-            *(render_model(c, state.get(c.id, "ready"), created) for c in models.cards().values()),
+            *(render_model(c, states.get(c.id, {}), created, tier) for tier, c in tiers),
+            *(render_model(c, states.get(c.id, {}), created) for c in models.cards().values()),
         ]
 
     async def me(self, request: Request) -> Response:
@@ -261,7 +260,7 @@ class Admin:
             try:
                 while (step := await steps.get()) is not None:
                     yield event("progress", dict(zip(("label", "done", "total"), step, strict=True)))
-                yield event("done", {"model": render_model(task.result(), "ready", int(time.time()))})
+                yield event("done", {"model": render_model(task.result(), {"removable": True}, int(time.time()))})
             except AtollError as error:
                 yield event("error", error_body(error, request.url.path, ""))
             finally:

@@ -17,6 +17,7 @@ from atoll.core.errors import AtollError, EngineFailed
 from atoll.core.ports import Reply
 from atoll.core.types import Key, Usage
 from atoll.gateway.chat import drop_nulls
+from atoll.gateway.checks import check_voice
 from atoll.gateway.errors import error_event
 from atoll.gateway.exchange import Bound, Charge, Exchange
 from atoll.gateway.forward import check_fields, json_object, opened, pick, served_name
@@ -138,6 +139,7 @@ async def serve_speech(gateway: Gateway, http: Http, key: Key) -> None:
     exchange = gateway.exchange
     card = pick(exchange.models, request.model, "speech")
     check_fields(card, body, {"model", "input", "voice"})
+    check_voice(card, request.voice.id if isinstance(request.voice, Voice) else request.voice, "voice")
     characters = len(request.input)
     charge = await exchange.begin(http, key, card, Bound(characters))
     await exchange.guard(http, charge, _speak(exchange, http, charge, body, characters))

@@ -46,8 +46,16 @@ def _check_feature(card: Card, body: dict[str, Any], name: str, value: Any) -> N
     if name == "modalities" and set(value) <= set(card.output):
         return
     if name == "audio" and "audio" in card.output:
+        check_voice(card, value["voice"], "audio.voice")
         return
     raise Unsupported(f"'{name}' is not supported by model '{card.id}'", param=name)
+
+
+def check_voice(card: Card, name: str, param: str) -> None:
+    """Raises Unsupported with the voices that there are, where the card names them."""
+    if card.voices and name not in card.voices:
+        told = f"model '{card.id}' speaks with: {', '.join(card.voices)}; not '{name}'"
+        raise Unsupported(told, param=param)
 
 
 def check_output(card: Card, body: dict[str, Any]) -> None:

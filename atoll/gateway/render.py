@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from atoll.core.cards import Card
@@ -69,8 +70,9 @@ def render_entry(entry: Entry) -> dict[str, Any]:
     }
 
 
-def render_model(card: Card, state: str, created: int, tier: str | None = None) -> dict[str, Any]:
-    """An OpenAI model object with the card's facts beside it. For a tier, `root` is the card behind it."""
+def render_model(card: Card, told: Mapping[str, Any], created: int, tier: str | None = None) -> dict[str, Any]:
+    """An OpenAI model object with the card's facts beside it, and what the library told of it. For a tier, `root` is
+    the card behind it."""
     price = card.price
     return {
         "id": tier or card.id,
@@ -94,6 +96,8 @@ def render_model(card: Card, state: str, created: int, tier: str | None = None) 
         "licence": card.licence,
         "jurisdiction": card.jurisdiction,
         "parameters": card.parameters,
+        "voices": card.voices,
         "engine": card.engine,
-        "state": state,
+        "state": told.get("state", "ready"),
+        "removable": tier is None and bool(told.get("removable")),
     }

@@ -347,6 +347,8 @@ class TestModelsAndStatus:
         expect(card).to_contain_text("ready")
         expect(card).to_contain_text(re.compile("demonstration model", re.IGNORECASE))
         expect(console.page.get_by_label("Model behind max")).to_have_value("smollm2-135m")
+        expect(console.page.locator(".card", has_text="hibari-heart").first).to_contain_text("voice: heart")
+        expect(console.page.get_by_role("button", name=re.compile("^Remove "))).to_have_count(0)
         row = console.page.get_by_role("row", name=re.compile("qwen3", re.IGNORECASE)).first
         expect(row).to_contain_text(re.compile(r"\d+(\.\d)? [MG]B"))
 

@@ -68,8 +68,9 @@ function ModelCard({ model, detail, onRemove }) {
       ${abilities.map((name) => html`<span class="tag" key=${name}>${name}</span>`)}</p>
     ${model.note ? html`<p>${sentence(model.note)}</p>` : null}
     ${detail ? html`<p class="problem">${detail}</p>` : null}
-    <p class="faint">${[model.context ? `${count(model.context)} tokens of context` : null, price(model), model.licence, model.jurisdiction].filter(Boolean).join(" · ")}</p>
-    ${onRemove && model.engine !== "media" ? html`<div class="actions"><button class="quiet danger" onClick=${() => onRemove(model)} aria-label=${`Remove ${model.title}`}>Remove</button></div>` : null}
+    <p class="faint">${[model.context ? `${count(model.context)} tokens of context` : null,
+      model.voices.length ? `${model.voices.length > 1 ? "voices" : "voice"}: ${model.voices.join(", ")}` : null, price(model), model.licence, model.jurisdiction].filter(Boolean).join(" · ")}</p>
+    ${onRemove && model.removable ? html`<div class="actions"><button class="quiet danger" onClick=${() => onRemove(model)} aria-label=${`Remove ${model.title}`}>Remove</button></div>` : null}
   </li>`;
 }
 

@@ -24,6 +24,7 @@ from atoll.engines import sources
 from atoll.engines.cardfiles import CATALOGUE, EMBEDDED, card_text, read_cards, write_whole
 from atoll.engines.library import Library, Place
 from atoll.engines.llamacpp import memory
+from atoll.engines.media.tts import VOICES
 from atoll.engines.weights import fetch
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
@@ -82,7 +83,7 @@ async def test_a_file_is_added_answers_and_is_removed(library: Library, smollm2:
     card = await library.add({"source": str(smollm2), "id": "mine", "context": 512}, nothing)
     assert (card.context, card.max_output, card.licence) == (512, 256, "apache-2.0")
     assert read_cards(library.place.cards) == {"mine": card}
-    assert library.states()["mine"]["state"] == "ready"
+    assert library.states()["mine"]["state"] == "ready" and library.states()["mine"]["removable"]
     assert b"data: " in await ask(library, card)
     with pytest.raises(Conflict, match="'mine' already"):
         await library.add({"source": str(smollm2), "id": "mine"}, nothing)
@@ -381,8 +382,17 @@ async def test_tiers_take_only_chat_models_that_run(library: Library) -> None:
 
 
 async def test_what_comes_with_atoll_stays(library: Library) -> None:
+    library.start(("whisper-base", "omni-cascade"), nothing)
+    assert not any(state["removable"] for state in library.states().values())
     with pytest.raises(Conflict, match="comes with Atoll"):
         await library.remove("whisper-base")
+
+
+def test_cards_name_the_voices_that_their_engine_has() -> None:
+    cards = read_cards(EMBEDDED)
+    assert {name: card.voices for name, card in cards.items() if "audio" in card.output} == {
+        "hibari-heart": VOICES, "omni-cascade": VOICES
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("folder", [EMBEDDED, CATALOGUE], ids=["embedded", "catalogue"])

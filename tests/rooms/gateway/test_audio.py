@@ -40,6 +40,7 @@ MOUTH = Card(
     engine="media",
     unit="character",
     output=("audio",),
+    voices=("heart", "sky"),
     parameters=("response_format", "speed", "stream_format"),
     price=Price(7),
 )
@@ -218,6 +219,8 @@ async def test_bad_speech_requests_are_refused_by_name() -> None:
         ({"input": ""}, 400, "input", "input: String should have at least 1 character"),
         ({"input": "x" * 4097}, 400, "input", "input: String should have at most 4096 characters"),
         ({"voice": None}, 400, "voice", "voice: Field required"),
+        ({"voice": "alloy"}, 400, "voice", "model 'mouth' speaks with: heart, sky; not 'alloy'"),
+        ({"voice": {"id": "alloy"}}, 400, "voice", "model 'mouth' speaks with: heart, sky; not 'alloy'"),
         ({"speed": 9}, 400, "speed", "speed: Input should be less than or equal to 4"),
         ({"response_format": "midi"}, 400, "response_format", "response_format: "),
         ({"instructions": "sing"}, 400, "instructions", "'instructions' is not supported by model 'mouth'"),
