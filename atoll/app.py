@@ -22,6 +22,7 @@ from atoll import __version__, console
 from atoll.core.errors import AtollError, SetupError
 from atoll.core.findings import Finding
 from atoll.core.places import Region, RegionStatus
+from atoll.core.recover import Hedging
 from atoll.core.route import OBJECTIVES
 from atoll.core.types import Key
 from atoll.core.types import Limits as KeyLimits
@@ -106,7 +107,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         world.joined, joined.admit = joined.addresses(), world.admit
         await world.start(_round_trips(world), {id: status for id, (status, _) in decided.items()})
         placing = Placing(world.regions, settings.region, settings.otlp_region)
-        exchange = Exchange(fleet, accounts, store.ledger, placing)
+        exchange = Exchange(fleet, accounts, store.ledger, placing, Hedging(settings.hedge))
         if settings.otlp_endpoint:
             exchange.tracer = Tracer(settings.otlp_endpoint, __version__)
             stack.push_async_callback(asyncio.to_thread, exchange.tracer.close)

@@ -25,7 +25,8 @@ class Settings:
     `region` is where this gateway and its database stand. `regions` are served (empty: all that the `catalogue` file,
     or Atoll's own, calls live); those in `isolate` have a process of their own, which runs `isolated_models` (empty:
     the text models); `wan` emulates the latency to them. `objective` is what routing minimises: fastest, balanced,
-    cheapest or greenest; its decisions are kept in `route_log`, for 'atoll route replay'.
+    cheapest or greenest; its decisions are kept in `route_log`, for 'atoll route replay'. With `hedge`, a second region
+    is asked when the first token takes three times as long as expected.
     Spans go to `otlp_endpoint`; those of requests that may be stored in some regions only, if `otlp_region` is one.
     `url` and `api_key` point the command line to a cloud elsewhere; empty means the one in `data`.
     """
@@ -41,6 +42,7 @@ class Settings:
     wan: bool = False
     catalogue: str = ""
     objective: str = "balanced"
+    hedge: bool = False
     route_log: str = ""
     store: str = ""
     models: tuple[str, ...] = ()

@@ -61,8 +61,12 @@ function merge(rows, found) {
   return [...all.values()].sort((a, b) => b.created_at - a.created_at).slice(0, MOST);
 }
 
-/** Where an answer was made: "a:120 b:80" -> [{region, tokens}]. */
-export const steps = ({ path, region }) => (path ? path.split(" ").map((step) => {
-  const at = step.lastIndexOf(":");
-  return { region: step.slice(0, at), tokens: Number(step.slice(at + 1)) };
-}) : region ? [{ region, tokens: 0 }] : []);
+/** Where an answer was made: "c:0 a:120 b:80" -> [{region, tokens}], without those that were asked and made none. */
+export function steps({ path, region }) {
+  const asked = path ? path.split(" ").map((step) => {
+    const at = step.lastIndexOf(":");
+    return { region: step.slice(0, at), tokens: Number(step.slice(at + 1)) };
+  }) : region ? [{ region, tokens: 0 }] : [];
+  const made = asked.filter(({ tokens }) => tokens);
+  return made.length ? made : asked.slice(-1);
+}

@@ -41,11 +41,12 @@ class Runner(Protocol):
 
 
 class Reply(Protocol):
-    """An upstream answer under way."""
+    """An upstream answer under way. `expected`: seconds from asking to its first token, as far as can be foreseen."""
 
     status: int
     headers: Mapping[str, str]
     endpoint: Endpoint
+    expected: float
 
     async def read(self) -> bytes:
         """The next bytes of the body as they arrive; b"" at its end. Raises EngineFailed or DeadlineExceeded."""
@@ -58,6 +59,10 @@ class Reply(Protocol):
 
     def close(self) -> None:
         """Free the engine's slot at once if the answer is not complete. Safe to call twice."""
+        ...
+
+    def fail(self) -> None:
+        """`close`, and count the answer against the endpoint: it was an error, or made no sense."""
         ...
 
 

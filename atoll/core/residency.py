@@ -188,7 +188,7 @@ def _broken(entry: Entry, places: Allowed, storing_is_ruled: bool) -> list[Viola
     if entry.stored_in not in places.store_in and (entry.stored_in or storing_is_ruled):
         told = f"stored in {entry.stored_in}" if entry.stored_in else "the place of storage is not recorded"
         found.append(Violation(entry.id, "store_in", entry.stored_in, f"{told}, against '{entry.rule}'"))
-    if path and path[-1][0] != entry.region:
+    if path and path[-1][0] != entry.region and (entry.region or path[-1][1]):
         reason = f"the path ends in {path[-1][0]}, the row says {entry.region or 'nothing'}"
         found.append(Violation(entry.id, "path", entry.region, reason))
     if path and entry.status == "done" and (told := sum(n for _, n in path)) != entry.usage.output:

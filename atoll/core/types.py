@@ -92,8 +92,9 @@ class Entry(NamedTuple):
     """One ledger row: one request, from admission (`open`) to its final status.
 
     `region` processed it last. `path` lists every region that processed any of it, in order, with the output tokens
-    of each (`eu-central-1:120 eu-west-1:80`); `stored_in` is the region that holds this row; `rule` is the residency
-    rule it was served under (`core.residency.render`), `grade` how it was recovered, if it was."""
+    of each (`eu-central-1:120 eu-west-1:80`); those that were asked, and made none that was sent, come first, with 0.
+    `stored_in` is the region that holds this row; `rule` is the residency rule it was served under
+    (`core.residency.render`), `grade` how it was recovered, if it was."""
 
     id: str
     key_id: str

@@ -215,6 +215,11 @@ class Ticket:
     first_at: float | None = None
     done: bool = False
 
+    @property
+    def foreseen(self) -> float:
+        """Seconds from its start to the first token, as the endpoint is known now."""
+        return self.expected + self.spot.base + self.tokens * self.spot.per_token
+
 
 class View:
     """Regions by id, and groups of endpoints by card id."""

@@ -17,7 +17,7 @@ from atoll.core.ports import Ask, Ledger, Models, Reply
 from atoll.core.prefix import blocks
 from atoll.core.quota import Ask as Need
 from atoll.core.quota import Ticket
-from atoll.core.recover import Budget, earn
+from atoll.core.recover import Budget, Hedging, earn
 from atoll.core.route import BYTES_PER_TOKEN, Request
 from atoll.core.types import Endpoint, Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
@@ -50,6 +50,7 @@ class Wish:
 
 
 ANYWHERE = Wish()
+OFF = Hedging()
 
 
 class Charge:
@@ -58,8 +59,8 @@ class Charge:
     `card` is what is charged, `serving` the model that answers: another one where `card` is composed."""
 
     __slots__ = (
-        "_delivered", "_exchange", "_ticket", "card", "entry", "first_token_ms", "grade", "key", "place", "region",
-        "serving", "usage",
+        "_asked", "_delivered", "_exchange", "_ticket", "card", "entry", "first_token_ms", "grade", "key", "place",
+        "region", "serving", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class Charge:
         self._exchange = exchange
         self._ticket = ticket
         self._delivered: list[tuple[str, int]] = []
+        self._asked: list[str] = []
         self.key = key
         self.place = place
         self.grade = ""
@@ -76,6 +78,10 @@ class Charge:
         self.region = ""
         self.usage = Usage()
         self.first_token_ms: float | None = None
+
+    def asked(self, endpoint: Endpoint) -> None:
+        """The request is sent to an endpoint."""
+        self._asked.append(endpoint.region)
 
     def delivered(self, tokens: int) -> None:
         """`tokens` more of the answer came from `region`."""
@@ -120,13 +126,20 @@ class Charge:
             self.first_token_ms,
             (time.time() - opened.created_at) * 1000,
             error,
-            " ".join(f"{region}:{tokens}" for region, tokens in self._delivered)
-            or (f"{self.region}:{usage.output}" if self.region else ""),
+            self._path(),
             opened.stored_in,
             opened.rule,
             self.grade,
         )
         return self._exchange.finish(self.entry)
+
+    def _path(self) -> str:
+        """Who made how many of the sent tokens, in order; before them, with 0, who else was asked."""
+        made = self._delivered or ([(self.region, self.usage.output)] if self.region else [])
+        if len(self._asked) > len(made):
+            names = {region for region, _ in made}
+            made = [*((region, 0) for region in dict.fromkeys(self._asked) if region not in names), *made]
+        return " ".join([f"{region}:{tokens}" for region, tokens in made])
 
     @property
     def settled(self) -> bool:
@@ -140,8 +153,9 @@ class Exchange:
     """What surfaces need to serve a request: models, accounts, the ledger, and who wants to watch."""
 
     def __init__(
-        self, models: Models, accounts: Accounts, ledger: Ledger, placing: Placing | None = None
-    ) -> None:
+        self, models: Models, accounts: Accounts, ledger: Ledger, placing: Placing | None = None,
+        hedging: Hedging = OFF,
+    ) -> None:  # fmt: skip
         self.models = models
         self.placing = placing or Placing({"here": Region("here", "", "", 0.0, 0.0, "live")}, "here")
         self.accounts = accounts
@@ -150,6 +164,7 @@ class Exchange:
         self.recent: deque[Entry] = deque(maxlen=200)
         self.running: dict[str, Charge] = {}
         self.retries = Budget(at=time.monotonic())
+        self.hedging = hedging
         self.tracer: Tracer | None = None
         self._parents: dict[str, str] = {}
 
@@ -199,9 +214,7 @@ class Exchange:
         http.cancel_when_gone()
         reply = await self.reach(charge, path, body, content_type, wish)
         charge.region = reply.endpoint.region
-        if not http.started:
-            http.extra.append((b"x-atoll-region", charge.region.encode()))
-            http.extra.append((b"x-atoll-decision", reply.endpoint.name.encode("latin-1", "replace")))
+        http.served_by(reply.endpoint.region, reply.endpoint.name)
         http.on_gone(reply.close)
         return reply
 
@@ -222,7 +235,7 @@ class Exchange:
             excluded=wish.excluded,
             digest=wish.digest,
         )
-        ask = Ask(request, charge.key.policy.priority, waits=charge.place.waits, tried=wish.tried)
+        ask = Ask(request, charge.key.policy.priority, waits=charge.place.waits, tried=wish.tried or charge.asked)
         return self.models.open(charge.serving, path, body, content_type, ask)
 
     async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:

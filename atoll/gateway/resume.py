@@ -18,22 +18,19 @@ from typing import Any
 import orjson
 
 from atoll.core.answer import Told
-from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, Overloaded
+from atoll.core.errors import AtollError
 from atoll.core.ports import Reply
-from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Kind, Left, Restart, recover
+from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, hedge, recover, spend
 from atoll.core.types import Endpoint, Grade, Usage
+from atoll.gateway.deltas import Chunk, said, say
 from atoll.gateway.exchange import Charge, Exchange, Wish
 from atoll.gateway.http import Http
+from atoll.gateway.standby import Mismatch, Standby, blame, kind, until_text
 from atoll.gateway.stream import parsed, refusal, usage_of
 
-Chunk = dict[str, Any]
 DEADLINE = 120.0
 RESTARTED = "\n\n[The answer broke off, and only another version of the model is left. It begins anew.]\n\n"
 SAME = ("id", "created", "system_fingerprint")
-
-
-class Mismatch(EngineFailed):
-    """An answer made again is not the one that was sent."""
 
 
 class Session:
@@ -87,7 +84,7 @@ class Session:
             self.attempt, number=again, deadline=until, ids=known, standby=standby, pace=pace
         )
         self._before = tokens
-        failure = Failure("gone" if self.http.gone else _kind(error), self._left(), error.retry_after)
+        failure = Failure("gone" if self.http.gone else kind(error), self._left(), error.retry_after)
         action, self.exchange.retries = recover(self.attempt, failure, tokens, now, self.exchange.retries)
         if isinstance(action, GiveUp):
             raise error
@@ -131,16 +128,16 @@ class Session:
     async def _source(self) -> AsyncIterator[Chunk]:
         standby, self._standby = self._standby, None
         if standby is not None and standby.alive:
-            self.charge.region = standby.region
-            self.http.on_gone(standby.close)
-            async for chunk in standby.chunks():
+            async for chunk in self._taken_over(standby):
                 yield chunk
             return
+        if standby is not None:
+            standby.close()
         body = self.body
         if self.way == "fast" and self.told.tokens:
             body = {**body, "continue_token_ids": self.told.ids}
         tried = self._stand_by if self.attempt.policy.recovery == "hot" else None
-        wish = Wish(self._failed, self._digest, tried)
+        wish, asked = Wish(self._failed, self._digest, tried), time.monotonic()
         reply = await self.exchange.open(self.http, self.charge, self.path, orjson.dumps(body), wish=wish)
         self._failed = frozenset({reply.endpoint.name})
         self._digest = reply.endpoint.digest
@@ -149,13 +146,64 @@ class Session:
                 raise await refusal(reply)
             if self._standby is not None:
                 self._leave_both(reply, self._standby)
-            async for chunk in parsed(reply):
+            async for chunk in self._hedged(reply, asked):
                 yield chunk
+        except AtollError as error:
+            blame(reply, error)
+            raise
         finally:
             reply.close()
 
+    async def _taken_over(self, standby: Standby) -> AsyncIterator[Chunk]:
+        """What a standby made and makes, as the answer from now on."""
+        assert standby.endpoint is not None
+        self._failed |= {standby.endpoint.name}
+        self.charge.region = standby.endpoint.region
+        self.http.served_by(standby.endpoint.region, standby.endpoint.name)
+        self.http.on_gone(standby.close)
+        async for chunk in standby.chunks():
+            yield chunk
+
+    async def _hedged(self, reply: Reply, asked: float) -> AsyncIterator[Chunk]:
+        """The chunks of `reply`; where its first token is late, of a second region if it is first with it."""
+        chunks = parsed(reply)
+        due = None
+        if not self.told.tokens and self._standby is None:
+            due = hedge(time.monotonic(), asked, reply.expected, self.exchange.hedging)
+        if due is not None:
+            first = asyncio.ensure_future(until_text(chunks))
+            try:
+                await asyncio.wait({first}, timeout=due - time.monotonic())
+                if not first.done() and (second := self._second(reply)) and await second.is_before(first):
+                    self._standby = None
+                    first.cancel()
+                    reply.close()
+                    async for chunk in self._taken_over(second):
+                        yield chunk
+                    return
+                for chunk in await first:
+                    yield chunk
+            finally:
+                first.cancel()
+            if self._standby is not None:
+                self._standby.close()
+                self._standby = None
+        async for chunk in chunks:
+            yield chunk
+
+    def _second(self, reply: Reply) -> Standby | None:
+        """Another region at work on a request whose first token is late; None where the budget of retries is spent."""
+        budget, wait = spend(self.exchange.retries, time.monotonic())
+        if wait:
+            return None
+        self.exchange.retries = budget
+        self._stand_by(reply.endpoint)
+        assert self._standby is not None
+        self._leave_both(reply, self._standby)
+        return self._standby
+
     def _stand_by(self, primary: Endpoint) -> None:
-        """Let a second region make the same answer, unseen, from the moment that the first is asked."""
+        """Let a second region make the same answer, unseen."""
         if self._standby is not None:
             self._standby.close()
         self._standby = Standby()
@@ -226,84 +274,3 @@ class Checking:
         for check in self._checks.values():
             if found := check.end():
                 raise Mismatch(f"the answer made again differs: {found.reason}")
-
-
-class Standby:
-    """A second region's answer to the same request, kept until it is needed."""
-
-    def __init__(self) -> None:
-        self.region = ""
-        self._reply: Reply | None = None
-        self._kept: asyncio.Queue[Chunk | AtollError | None] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self, asked: Any, primary: str) -> None:
-        self._task = asyncio.create_task(self._collect(asked, primary))
-
-    @property
-    def alive(self) -> bool:
-        return self._reply is not None
-
-    async def _collect(self, asked: Any, primary: str) -> None:
-        try:
-            reply = await asked
-            if reply.status >= 400 or reply.endpoint.name == primary:
-                reply.close()
-                return
-            self._reply, self.region = reply, reply.endpoint.region
-            async for chunk in parsed(reply):
-                self._kept.put_nowait(chunk)
-            self._kept.put_nowait(None)
-        except AtollError as error:
-            self._reply = None
-            self._kept.put_nowait(error)
-
-    async def chunks(self) -> AsyncIterator[Chunk]:
-        try:
-            while item := await self._kept.get():
-                if isinstance(item, AtollError):
-                    raise item
-                yield item
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        if self._reply is not None:
-            self._reply.close()
-
-
-def said(choice: Chunk) -> tuple[str, str]:
-    """The channel and the text of what a chunk adds to a choice."""
-    if "text" in choice:
-        return "text", choice["text"] or ""
-    delta = choice.get("delta") or {}
-    for channel in ("content", "reasoning_content"):
-        if delta.get(channel):
-            return channel, delta[channel]
-    calls = [(c.get("function") or {}).get("arguments") or "" for c in delta.get("tool_calls") or ()]
-    return ("tool_calls", "".join(calls)) if calls else ("content", "")
-
-
-def say(choice: Chunk, channel: str, text: str) -> Chunk:
-    """The choice with another text on a channel; calls of tools are continued, not begun."""
-    if channel == "text":
-        return {**choice, "text": text}
-    delta = choice["delta"]
-    if channel != "tool_calls":
-        return {**choice, "delta": {**delta, channel: text}}
-    rest = {name: value for name, value in delta.items() if name != channel}
-    if text:
-        rest[channel] = [{"index": delta[channel][0]["index"], "function": {"arguments": text}}]
-    return {**choice, "delta": rest}
-
-
-def _kind(error: AtollError) -> Kind:
-    if isinstance(error, Mismatch):
-        return "mismatch"
-    if isinstance(error, Overloaded):
-        return "overloaded"
-    if isinstance(error, DeadlineExceeded):
-        return "stalled"
-    return "died" if error.retryable else "request"

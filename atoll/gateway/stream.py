@@ -12,6 +12,7 @@ from atoll.core.events import DONE as LAST
 from atoll.core.events import EventReader
 from atoll.core.ports import Reply
 from atoll.core.types import Usage
+from atoll.gateway.deltas import well_made
 from atoll.gateway.exchange import Charge
 from atoll.gateway.http import EVENTS, Http
 
@@ -132,6 +133,8 @@ async def parsed(reply: Reply) -> AsyncIterator[dict[str, Any]]:
             chunk = _object(payload)
             if chunk.get("error") and not chunk.get("choices"):
                 raise from_wire(chunk["error"]) if reply.endpoint.station else _reported(chunk["error"])
+            if not well_made(chunk):
+                raise EngineFailed("the engine sent an event that is no part of an answer")
             yield chunk
     raise EngineFailed("the engine's stream ended without [DONE]")
 

@@ -67,7 +67,7 @@ class Made(NamedTuple):
 class Answer:
     """`core.ports.Reply` over one connection; tells the view how it went."""
 
-    __slots__ = ("_connection", "_pieces", "_ticket", "_view", "_watch", "endpoint", "headers", "status")
+    __slots__ = ("_connection", "_heard", "_pieces", "_ticket", "_view", "_watch", "endpoint", "headers", "status")
 
     def __init__(self, view: View, watch: Watch, ticket: Ticket, connection: Connection) -> None:
         self.status = connection.status
@@ -77,13 +77,24 @@ class Answer:
         self._watch = watch
         self._ticket = ticket
         self._pieces = 0
+        self._heard = 0.0
         self._connection: Connection | None = connection
 
+    @property
+    def expected(self) -> float:
+        return self._ticket.foreseen
+
     async def read(self) -> bytes:
+        """A station that lives, but whose engine has fallen silent in the middle, is given up too."""
         data = await self._watched(self._open().read())
+        now = time.time()
         if b"data:" in data or not self.endpoint.station:
             self._pieces += 1
-            self._view.first(self._ticket, time.time())
+            self._heard = now
+            self._view.first(self._ticket, now)
+        elif self._pieces and data and self._watch.stalled(self.endpoint.name, now - self._heard):
+            self._end(False)
+            raise DeadlineExceeded(f"'{self.endpoint.name}' made no token for {now - self._heard:.0f} s")
         return data
 
     async def pipe(self, sink: Sink, drained: Callable[[], Awaitable[None]]) -> None:
@@ -253,20 +264,24 @@ class Fleet:
     def decide(self, request: Request) -> Decision:
         """Endpoints that a request excludes are used all the same when there are no others, and ones with an open
         circuit when all have: better than nothing."""
-        now, seed = time.time(), self._rng.getrandbits(31) if self.log is not None else 0
-        rng = random.Random(seed) if self.log is not None else self._rng
-        decision = self.policy(request, self.view, self.memory, self.objective, rng, now)
-        if self.log is not None:
-            self.log(record(request, self.view, self.memory, self.objective, seed, now, decision))
+        now = time.time()
+        decision = self._decided(request, now)
         if not decision.order and self._members.get(request.model):
-            wider = request._replace(excluded=frozenset())
-            decision = self.policy(wider, self.view, self.memory, self.objective, rng, now)
+            decision = self._decided(request._replace(excluded=frozenset()), now)
             if not decision.order:
-                decision = self.policy(request, self.view, self.memory, self.objective, rng, now + PANIC)
+                decision = self._decided(request, now + PANIC)
         if request.id:
             self.decisions.setdefault(request.id, []).append(Made(now, request, decision))
             if len(self.decisions) > REMEMBERED:
                 self.decisions.popitem(last=False)
+        return decision
+
+    def _decided(self, request: Request, now: float) -> Decision:
+        if self.log is None:
+            return self.policy(request, self.view, self.memory, self.objective, self._rng, now)
+        seed = self._rng.getrandbits(31)
+        decision = self.policy(request, self.view, self.memory, self.objective, random.Random(seed), now)
+        self.log(record(request, self.view, self.memory, self.objective, seed, now, decision))
         return decision
 
     async def _attempt(self, message: Message, name: str, ask: Ask, decision: Decision) -> Answer:
@@ -341,7 +356,8 @@ class Search:
             if not members and not self.ask.waits:
                 raise Unplaceable(f"no region that the residency rule allows serves '{self.card.id}' now")
         if members and not self.decision.order and all(spot.full() for spot in members):
-            raise Overloaded(f"'{self.card.id}' is at its limit of waiting requests", retry_after=1.0)
+            soonest = min(spot.hold / spot.slots for spot in members)
+            raise Overloaded(f"'{self.card.id}' is at its limit of waiting requests", retry_after=soonest)
         if self.left <= 0:
             if places is not None:
                 raise Unplaceable(f"no region that the residency rule allows answers for '{self.card.id}' now")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from atoll.core.admission import Admit, Refuse, State, Ticket, cancel, expire, next_deadline, offer, release
+from atoll.core.admission import (
+    UNKNOWN,
+    Admit,
+    Refuse,
+    State,
+    Ticket,
+    cancel,
+    expected_wait,
+    expire,
+    next_deadline,
+    offer,
+    release,
+)
 from atoll.core.errors import DeadlineExceeded, Overloaded
 
 CAPACITY = 64
@@ -46,7 +58,9 @@ class Queue:
             return turn
         self._turns[ticket] = turn
         if decision.evicted is not None:
-            self._fail(decision.evicted, Overloaded(f"{self._name}: others wait for fewer requests", retry_after=1.0))
+            after = expected_wait(self._state, len(self._state.places), self._loop.time())
+            why = f"{self._name}: others wait for fewer requests"
+            self._fail(decision.evicted, Overloaded(why, retry_after=UNKNOWN if after is None else after))
         self._watch()
         return turn
 

@@ -31,6 +31,7 @@ class Reply:
     """`core.ports.Reply` over a connection to an engine of this machine."""
 
     __slots__ = ("_connection", "endpoint", "headers", "status")
+    expected = 0.0
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -45,6 +46,9 @@ class Reply:
         await self._connection.pipe(sink, drained)
 
     def close(self) -> None:
+        self._connection.release()
+
+    def fail(self) -> None:
         self._connection.release()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from atoll.core.health import Ejected, Fault, Outcome, Vitals, eject, examine
+from atoll.core.health import Ejected, Fault, Outcome, Thresholds, Vitals, eject, examine, stall_after
 from atoll.core.view import Ticket
+
+LIMITS = Thresholds(stall_least=10.0)
+"""Where regions share cores, one that reads long prompts makes no tokens for others for seconds."""
 
 
 class Watch:
@@ -31,6 +34,10 @@ class Watch:
         before = self._ejected
         self._ejected = eject(self._vitals, before, now)
         return {n: e for n, e in self._ejected.items() if now < e.until and before.get(n) != e}
+
+    def stalled(self, name: str, silent: float) -> bool:
+        """Whether `silent` seconds without a token are too many in the middle of an answer of this endpoint."""
+        return silent > stall_after(self._vitals.get(name, Vitals()), True, LIMITS)
 
     def forget(self, name: str) -> None:
         self._vitals.pop(name, None)

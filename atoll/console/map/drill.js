@@ -3,6 +3,7 @@
 import { html, useEffect, useRef, useState } from "/console/vendor/preact-htm.js";
 import { ApiError, get, send } from "/console/api.js";
 import { request, stream, throttle } from "/console/conversation.js";
+import { steps } from "/console/feed.js";
 import { count, milliseconds } from "/console/format.js";
 import { continued, Path } from "/console/request.js";
 import { Choice, Field, Problem } from "/console/ui.js";
@@ -85,7 +86,7 @@ function Survivor({ run, region, places, onRequest }) {
 }
 
 function verdict(row, name) {
-  const regions = row.path.split(" ").map((step) => name(step.slice(0, step.lastIndexOf(":"))));
+  const regions = steps(row).map(({ region }) => name(region));
   if (regions.length < 2) return "The answer is whole; it did not have to move.";
   return `The answer survived: ${regions.join(" → ")}.`;
 }
