@@ -31,13 +31,15 @@ class Slot(NamedTuple):
 
 
 class Account(NamedTuple):
-    """`period` is the UTC month (year * 12 + month - 1) that `spent` belongs to; `held` is reserved nanodollars."""
+    """`period` is the UTC month (year * 12 + month - 1) that `spent` belongs to; `held` is reserved nanodollars.
+    `total` is the sum of the slots, kept so that a decision need not add up a minute; None until the first one."""
 
     period: int
     spent: int = 0
     held: int = 0
     open: int = 0
     slots: tuple[Slot, ...] = ()
+    total: Slot | None = None
 
 
 class Ask(NamedTuple):
@@ -86,50 +88,52 @@ def reserve(
         refusal = _budget(account, limits, ask, now, period_ends) or refusal
     if refusal:
         return account, refusal
-    second = max(int(now), account.slots[-1].second) if account.slots else int(now)
-    slots = _add(account.slots, Slot(second, 1, ask.tokens, ask.tokens))
-    account = Account(account.period, account.spent, account.held + ask.cost, account.open + 1, slots)
+    slots, total, second = account.slots, account.total, int(now)
+    if slots and slots[-1].second >= second:
+        second, requests, tokens, held = slots[-1]
+        slots = (*slots[:-1], Slot(second, requests + 1, tokens + ask.tokens, held + ask.tokens))
+    else:
+        slots = (*slots, Slot(second, 1, ask.tokens, ask.tokens))
+    total = Slot(0, total.requests + 1, total.tokens + ask.tokens, total.held + ask.tokens)
+    account = Account(account.period, account.spent, account.held + ask.cost, account.open + 1, slots, total)
     return account, Admit(Ticket(ask, second))
 
 
 def settle(account: Account, ticket: Ticket, tokens: int, cost: int, now: float, period: int) -> Account:
     """Replace a reservation by what was used. (0, 0) is a refund. Money counts in the month it is settled in."""
     account = _roll(account, now, period)
-    held = ticket.ask.tokens
-    slots = _add(account.slots, Slot(ticket.second, 0, tokens - held, -held), present_only=True)
-    return Account(account.period, account.spent + cost, account.held - ticket.ask.cost, account.open - 1, slots)
+    slots, total, held = account.slots, account.total, ticket.ask.tokens
+    for i in range(len(slots) - 1, -1, -1):
+        second, requests, counted, reserved = slots[i]
+        if second == ticket.second:
+            slots = (*slots[:i], Slot(second, requests, counted + tokens - held, reserved - held), *slots[i + 1 :])
+            total = Slot(0, total.requests, total.tokens + tokens - held, total.held - held)
+            break
+        if second < ticket.second:
+            break
+    return Account(
+        account.period, account.spent + cost, account.held - ticket.ask.cost, account.open - 1, slots, total
+    )
 
 
 def _roll(account: Account, now: float, period: int) -> Account:
     """Forget what no longer counts. A month never comes back: a clock set back must not renew the budget."""
     oldest = int(now) - WINDOW
-    slots = account.slots
+    slots, total = account.slots, account.total
     if slots and slots[0].second < oldest:
-        slots = tuple(s for s in slots if s.second >= oldest)
+        slots, total = tuple(s for s in slots if s.second >= oldest), None
     if period > account.period:
-        return account._replace(period=period, spent=0, slots=slots)
-    if slots is not account.slots:
-        return account._replace(slots=slots)
+        account = account._replace(period=period, spent=0)
+    if total is None:
+        _, *used = zip(Slot(0), *slots, strict=True)
+        account = account._replace(slots=slots, total=Slot(0, *map(sum, used)))
     return account
 
 
-def _add(slots: tuple[Slot, ...], change: Slot, present_only: bool = False) -> tuple[Slot, ...]:
-    for i in range(len(slots) - 1, -1, -1):
-        s = slots[i]
-        if s.second == change.second:
-            merged = Slot(
-                s.second, s.requests + change.requests, s.tokens + change.tokens, s.held + change.held
-            )
-            return (*slots[:i], merged, *slots[i + 1 :])
-        if s.second < change.second:
-            break
-    return slots if present_only else (*slots, change)
-
-
 def _rate(account: Account, limits: Limits, ask: Ask, now: float) -> Queue | Reject | None:
-    slots = account.slots
+    slots, total = account.slots, account.total
     rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
-    if rpm is not None and sum([s.requests for s in slots]) + 1 > rpm:
+    if rpm is not None and total.requests + 1 > rpm:
         after = _until_free([(s.second, s.requests) for s in slots], rpm - 1, now)
         return Reject(f"limit of {rpm} requests per minute reached", "requests", after)
     if tpm is None:
@@ -137,11 +141,9 @@ def _rate(account: Account, limits: Limits, ask: Ask, now: float) -> Queue | Rej
     if ask.tokens > tpm:
         reason = f"the request may use {ask.tokens} tokens, over the limit of {tpm} tokens per minute; lower max_tokens"
         return Reject(reason, "tokens", None)
-    total = sum([s.tokens for s in slots]) + ask.tokens
-    if total <= tpm:
+    if total.tokens + ask.tokens <= tpm:
         return None
-    held = sum(s.held for s in slots)
-    if total - held <= tpm:
+    if total.tokens - total.held + ask.tokens <= tpm:
         return Queue("tokens of this minute are reserved by requests that still run")
     after = _until_free([(s.second, s.tokens - s.held) for s in slots], tpm - ask.tokens, now)
     return Reject(f"limit of {tpm} tokens per minute reached", "tokens", after)
