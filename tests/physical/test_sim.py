@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from atoll.core.errors import InvalidRequest, NotFound
 from atoll.physical.sim import load_task
+from atoll.physical.sim.model import compile_model, read_model
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.vector import Env
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:compiler attribute 'settotalmass'"),
+    pytest.mark.filterwarnings("ignore:compiler attribute 'settotalmass'"),  # Gymnasium's own loading
     pytest.mark.filterwarnings("ignore::UserWarning:gymnasium"),
 ]
 
-PEERS = {"half-cheetah": "HalfCheetah-v5"}
+PEERS = {
+    "half-cheetah": "HalfCheetah-v5",
+    "hopper": "Hopper-v5",
+    "walker2d": "Walker2d-v5",
+    "ant": "Ant-v5",
+    "humanoid": "Humanoid-v5",
+    "humanoid-standup": "HumanoidStandup-v5",
+    "swimmer": "Swimmer-v5",
+    "reacher": "Reacher-v5",
+    "pusher": "Pusher-v5",
+    "inverted-pendulum": "InvertedPendulum-v5",
+    "inverted-double-pendulum": "InvertedDoublePendulum-v5",
+}
 
 
 @pytest.mark.parametrize(("name", "peer"), PEERS.items())
@@ -41,6 +58,46 @@ def test_trajectories_equal_gymnasiums_to_the_last_bit(name: str, peer: str) -> 
 @pytest.mark.parametrize("name", PEERS)
 def test_gymnasium_accepts_the_environment(name: str) -> None:
     check_env(Env(load_task(name)), skip_render_check=True)
+
+
+def test_one_environment_goes_through_the_episodes_that_gymnasiums_does() -> None:
+    ours, peer = Env(load_task("hopper")), gymnasium.make("Hopper-v5")
+    chance = np.random.default_rng(0)
+    assert np.array_equal(ours.reset(seed=1)[0], peer.reset(seed=1)[0])
+    for _ in range(200):
+        action = chance.uniform(-1, 1, 3).astype(np.float32)
+        (seen, *told, _), (expected, *is_so, _) = ours.step(action), peer.step(action)
+        assert np.array_equal(seen, expected) and told == is_so
+        if told[1]:
+            assert np.array_equal(ours.reset()[0], peer.reset()[0])
+
+
+def test_models_load_without_warnings_and_nothing_is_logged_to_a_file(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sim = Sim(load_task("half-cheetah"), 2)
+    sim.reset()
+    sim.qvel[1] = np.nan
+    sim.step(np.zeros((2, 6)))
+    assert sim.broken == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mjcf", "said"),
+    [("<mujoco><bodi/></mujoco>", "unrecognized element Element 'bodi', line 1"), ("<mujoco>", "Line number=1")],
+)
+def test_a_broken_model_is_refused_with_its_line(tmp_path: Path, mjcf: str, said: str) -> None:
+    (tmp_path / "robot.xml").write_text(mjcf)
+    with pytest.raises(InvalidRequest, match=f"'robot.xml' is not a model: .*{said}"):
+        read_model(tmp_path / "robot.xml")
+
+
+def test_a_model_that_does_not_compile_is_refused_by_name() -> None:
+    spec = mujoco.MjSpec.from_string("<mujoco><worldbody><body><joint/></body></worldbody></mujoco>")
+    with pytest.raises(InvalidRequest, match=r"model of 'rover' does not compile: .*mass and inertia"):
+        compile_model(spec, "rover")
 
 
 def test_a_restored_simulation_goes_on_to_the_last_bit() -> None:

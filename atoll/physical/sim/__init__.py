@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 TASKS = {
     "half-cheetah": "atoll.physical.sim.envs.half_cheetah:task",
+    "hopper": "atoll.physical.sim.envs.hopper:task",
+    "walker2d": "atoll.physical.sim.envs.walker2d:task",
+    "ant": "atoll.physical.sim.envs.ant:task",
+    "humanoid": "atoll.physical.sim.envs.humanoid:task",
+    "humanoid-standup": "atoll.physical.sim.envs.humanoid_standup:task",
+    "swimmer": "atoll.physical.sim.envs.swimmer:task",
+    "reacher": "atoll.physical.sim.envs.reacher:task",
+    "pusher": "atoll.physical.sim.envs.pusher:task",
+    "inverted-pendulum": "atoll.physical.sim.envs.inverted_pendulum:task",
+    "inverted-double-pendulum": "atoll.physical.sim.envs.inverted_double_pendulum:task",
 }
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import mujoco
 import numpy as np
 
 from atoll.core.errors import InvalidRequest
+from atoll.physical.sim.model import add_contact_forces, compile_model
 from atoll.physical.sim.physics import Cores, Physics
-from atoll.physical.sim.task import Array, Task
+from atoll.physical.sim.task import Array, Task, Term
 
 
 class Step(NamedTuple):
@@ -42,13 +42,13 @@ class Sim:
         *,
         seed: int = 0,
         threads: int = 0,
-        physics: Callable[[mujoco.MjModel, int], Physics] | None = None,
+        physics: Callable[[Task, int], Physics] | None = None,
     ):
         if n < 1:
             raise InvalidRequest(f"there must be at least one simulation, not {n}", param="n")
         self.task, self.n = task, n
-        self.model = task.model().compile()
-        self.physics = physics(self.model, n) if physics else Cores(self.model, n, threads)
+        self.physics = physics(task, n) if physics else on_cores(task, n, threads)
+        self.model = self.physics.model
         self.qpos, self.qvel, self.ctrl = (self.field(name) for name in ("qpos", "qvel", "ctrl"))
         self.dt = self.model.opt.timestep * task.frame_skip
         bounds = self.model.actuator_ctrlrange.astype(np.float32)
@@ -59,8 +59,11 @@ class Sim:
         self.command = np.zeros((n, task.command_size))
         self.memory: dict[str, Array] = {}
         self.all = np.arange(n)
-        self.rng = [np.random.Generator(np.random.PCG64(seed + i)) for i in range(n)]
         self.broken = 0
+        self.rng = _generators(range(n))
+        self._begin(self.all)
+        self._try_terms()
+        self.rng = _generators(range(seed, seed + n))
 
     def field(self, name: str) -> Array:
         """Values of every simulation, (n, ...): data (`xpos`) or model (`body_mass`; writing it is per simulation)."""
@@ -69,27 +72,32 @@ class Sim:
     def reset(self, seeds: Sequence[int] | None = None) -> Array:
         """Begin an episode in every simulation; returns the observations, (n, size)."""
         if seeds is not None:
-            self.rng = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
+            self.rng = _generators(seeds)
         self._begin(self.all)
         return self.observe()
 
-    def step(self, action: Array) -> Step:
-        """One environment step of every simulation by `action`, (n, size). Raises InvalidRequest for another shape."""
+    def step(self, action: Array, *, begin: bool = True) -> Step:
+        """One environment step of every simulation by `action`, (n, size). Simulations whose episode ends begin anew,
+        unless `begin` is false. Raises InvalidRequest for an action of another shape, and by the name of the term for
+        one that fails."""
         if np.shape(action) != self.action.shape:
             raise InvalidRequest(f"'action' must be {self.action.shape}, not {np.shape(action)}", param="action")
         task = self.task
         self.action[:] = action
         if task.before:
             task.before(self)
-        task.act(self, self.action) if task.act else self.ctrl.__setitem__(slice(None), self.action)
+        if task.act:
+            task.act(self, self.action)
+        else:
+            self.ctrl[:] = self.action
         self.physics.step(task.frame_skip)
         self.elapsed += 1
         broken = self.physics.failed()
-        terms = {name: reward.weight * reward.term(self) for name, reward in task.rewards.items()}
-        reward = np.add.reduce(list(terms.values())) if terms else np.zeros(self.n)
+        terms = {name: task.rewards[name].weight * value for name, value in self._rewards()}
+        reward = sum(terms.values(), start=np.zeros(self.n))
         terminated = np.zeros(self.n, bool)
-        for term in task.terminations.values():
-            terminated |= term(self)
+        for _, ends in self._values("termination", task.terminations):
+            terminated |= ends
         success = task.success(self) if task.success else np.zeros(self.n, bool)
         if len(broken):
             self.broken += len(broken)
@@ -100,14 +108,14 @@ class Sim:
         observation = self.observe()
         ended = np.flatnonzero(terminated | truncated)
         final = {int(i): observation[i].copy() for i in ended}
-        if len(ended):
+        if len(ended) and begin:
             self._begin(ended)
             observation = self.observe()
         return Step(observation, reward, terminated, truncated, success, final, terms)
 
     def observe(self) -> Array:
         """(n, size), in the order of the task's observations, after its sensors."""
-        parts = [np.reshape(term(self), (self.n, -1)) for term in self.task.observations.values()]
+        parts = [np.reshape(value, (self.n, -1)) for _, value in self._values("observation", self.task.observations)]
         seen = np.concatenate(parts, axis=1, dtype=self.task.observation_dtype, casting="same_kind")
         for sensor in self.task.sensors:
             seen = sensor(self, seen)
@@ -144,3 +152,31 @@ class Sim:
         if self.task.command:
             self.task.command(self, ids)
         self.physics.forward(ids)
+
+    def _try_terms(self) -> None:
+        """Call every term once: what they read is live from the first step on, and what is wrong with them is said."""
+        self.observe()
+        if self.task.before:
+            self.task.before(self)
+        for terms in (self._rewards(), self._values("termination", self.task.terminations)):
+            for _ in terms:
+                pass
+
+    def _rewards(self) -> Iterator[tuple[str, Array]]:
+        return self._values("reward", {name: reward.term for name, reward in self.task.rewards.items()})
+
+    def _values(self, kind: str, terms: dict[str, Term]) -> Iterator[tuple[str, Array]]:
+        for name, term in terms.items():
+            yield name, term(self)
+
+
+def on_cores(task: Task, n: int, threads: int = 0) -> Cores:
+    """The task's model on the cores of this machine."""
+    spec = task.model()
+    if task.contact_forces:
+        add_contact_forces(spec)
+    return Cores(compile_model(spec, task.name), n, threads)
+
+
+def _generators(seeds: Sequence[int]) -> list[np.random.Generator]:
+    return [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]

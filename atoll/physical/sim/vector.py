@@ -37,10 +37,9 @@ class Env(gymnasium.Env[np.ndarray, np.ndarray]):
         return self.sim.reset(None if seed is None else [seed])[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        done = self.sim.step(np.asarray(action)[None])
-        seen = done.final.get(0, done.observation[0])
+        done = self.sim.step(np.asarray(action)[None], begin=False)
         info = {"success": bool(done.success[0]), **{f"reward_{name}": float(v[0]) for name, v in done.terms.items()}}
-        return seen, float(done.reward[0]), bool(done.terminated[0]), bool(done.truncated[0]), info
+        return done.observation[0], float(done.reward[0]), bool(done.terminated[0]), bool(done.truncated[0]), info
 
 
 class Vector(VectorEnv):
