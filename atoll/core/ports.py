@@ -32,7 +32,8 @@ class Runner(Protocol):
 
     def answer(self, path: str, body: dict[str, Any], post: Post) -> AsyncIterator[dict[str, Any]]:
         """Chunks of the answer. Each choice carries `token_ids`, the tokens that made it, in the order sampled; null
-        where they are not known. `continue_token_ids` in the body: go on after these tokens of an earlier answer."""
+        where they are not known. A chunk may carry `prompt_read`, the prompt's tokens and how many of them were cached,
+        before `usage` does. `continue_token_ids` in the body: go on after these tokens of an earlier answer."""
         ...
 
     async def count(self, body: dict[str, Any], post: Post) -> int:

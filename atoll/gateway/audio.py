@@ -20,12 +20,12 @@ from atoll.gateway.chat import drop_nulls
 from atoll.gateway.checks import check_voice
 from atoll.gateway.errors import error_event
 from atoll.gateway.exchange import Bound, Charge, Exchange
-from atoll.gateway.forward import check_fields, json_object, opened, pick, served_name
+from atoll.gateway.forward import check_fields, opened, pick, served_name
 from atoll.gateway.http import Http
 from atoll.gateway.multipart import Form, read_form, text_fields, write_form
 from atoll.gateway.schemas import Strict
 from atoll.gateway.sound import most_seconds
-from atoll.gateway.stream import MAX_EVENT, whole
+from atoll.gateway.stream import MAX_EVENT, json_object, whole
 from atoll.gateway.translate import parse
 
 if TYPE_CHECKING:

@@ -18,12 +18,11 @@ from atoll.core.types import Key
 from atoll.gateway.checks import check_chat, max_output
 from atoll.gateway.errors import error_event, invalid
 from atoll.gateway.exchange import Bound, Charge, Exchange
-from atoll.gateway.forward import json_object
 from atoll.gateway.http import EVENTS, Http
 from atoll.gateway.resume import Session
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
 from atoll.gateway.senses import Senses, compose
-from atoll.gateway.stream import DONE, chunks, collect, refusal, relay, usage_of, whole
+from atoll.gateway.stream import DONE, chunks, collect, counted, refusal, relay, whole
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -130,7 +129,7 @@ async def ask(exchange: Exchange, http: Http, charge: Charge, sent: Sent) -> Asy
     try:
         if reply.status >= 400:
             raise await refusal(reply)
-        async for chunk in chunks(reply, charge):
+        async for chunk in chunks(reply, charge, sent.body):
             yield chunk
     finally:
         reply.close()
@@ -160,10 +159,9 @@ async def _pass_through(exchange: Exchange, http: Http, charge: Charge, sent: Se
         if reply.status >= 400:
             raise await refusal(reply)
         if sent.body.get("stream"):
-            await _with_error_event(http, relay(http, reply, charge, show_usage))
+            await _with_error_event(http, relay(http, reply, charge, sent.body, show_usage))
             return
-        data = await whole(reply)
-        charge.usage = usage_of(json_object(data).get("usage"))
+        data, charge.usage = counted(await whole(reply), sent.body)
         await charge.settle()
         await http.reply(200, data)
     finally:

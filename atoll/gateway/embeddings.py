@@ -11,10 +11,10 @@ from atoll.core.cards import Card
 from atoll.core.types import Key
 from atoll.gateway.chat import drop_nulls
 from atoll.gateway.exchange import Bound, Charge, Exchange
-from atoll.gateway.forward import check_fields, json_object, opened, pick, served_name
+from atoll.gateway.forward import check_fields, opened, pick, served_name
 from atoll.gateway.http import Http
 from atoll.gateway.schemas import Loose
-from atoll.gateway.stream import usage_of, whole
+from atoll.gateway.stream import counted, whole
 from atoll.gateway.translate import parse
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def most_tokens(card: Card, request: EmbeddingsRequest) -> int:
 async def _serve(exchange: Exchange, http: Http, charge: Charge, body: dict[str, Any]) -> None:
     sent = orjson.dumps({**body, "model": served_name(charge.card)})
     reply = await opened(exchange, http, charge, EMBEDDINGS, sent, "application/json")
-    data = await whole(reply)
-    charge.usage = usage_of(json_object(data).get("usage"))
+    data, charge.usage = counted(await whole(reply), body)
     await charge.settle()
     await http.reply(200, data)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-import orjson
 
 from atoll.core.cards import Card
-from atoll.core.errors import EngineFailed, NotFound, Unsupported
+from atoll.core.errors import NotFound, Unsupported
 from atoll.core.ports import Models, Reply
 from atoll.gateway.checks import check_task
 from atoll.gateway.exchange import Charge, Exchange
@@ -49,14 +46,3 @@ async def opened(exchange: Exchange, http: Http, charge: Charge, path: str, body
         finally:
             reply.close()
     return reply
-
-
-def json_object(raw: bytes) -> dict[str, Any]:
-    """An engine's answer. Raises EngineFailed."""
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise EngineFailed("the engine's answer is not a JSON object")
-    return value

@@ -11,10 +11,10 @@ from atoll.core.errors import EngineFailed
 from atoll.core.types import Key, Usage
 from atoll.gateway.chat import drop_nulls
 from atoll.gateway.exchange import Bound, Charge, Exchange
-from atoll.gateway.forward import json_object, opened, pick, served_name
+from atoll.gateway.forward import opened, pick, served_name
 from atoll.gateway.http import Http
 from atoll.gateway.schemas import Strict
-from atoll.gateway.stream import whole
+from atoll.gateway.stream import json_object, whole
 from atoll.gateway.translate import parse
 
 if TYPE_CHECKING:

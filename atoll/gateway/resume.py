@@ -23,6 +23,7 @@ from atoll.core.ports import Reply
 from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, hedge, recover, spend
 from atoll.core.types import Endpoint, Grade, Usage
 from atoll.gateway.deltas import Chunk, said, say
+from atoll.gateway.estimate import prompt_tokens
 from atoll.gateway.exchange import Charge, Exchange, Wish
 from atoll.gateway.http import Http
 from atoll.gateway.standby import Mismatch, Standby, blame, kind, until_text
@@ -230,10 +231,14 @@ class Session:
             part.add(None if ids is None else tuple(ids), text, channel)
             part.finished = part.finished or choice.get("finish_reason") is not None
             self.charge.delivered(int(bool(text)) if ids is None else len(ids))
+        read = chunk.pop("prompt_read", None)
+        if not self.charge.usage.input:
+            prompt, cached = read or (prompt_tokens(self.body), 0)
+            self.charge.usage = Usage(prompt, 0, cached)
         if chunk.get("usage"):
             self.charge.usage = usage_of(chunk["usage"])
         elif chunk.get("choices"):
-            self.charge.usage = Usage(self.charge.usage.input, self.told.tokens)
+            self.charge.usage = self.charge.usage._replace(output=self.told.tokens)
             self.charge.first_token()
 
 

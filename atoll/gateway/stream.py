@@ -13,6 +13,7 @@ from atoll.core.events import EventReader
 from atoll.core.ports import Reply
 from atoll.core.types import Usage
 from atoll.gateway.deltas import well_made
+from atoll.gateway.estimate import answer_tokens, prompt_tokens, usage_table
 from atoll.gateway.exchange import Charge
 from atoll.gateway.http import EVENTS, Http
 
@@ -35,22 +36,40 @@ def usage_of(table: dict[str, Any] | None) -> Usage:
     return Usage(prompt, completion, cached)
 
 
-async def relay(http: Http, reply: Reply, charge: Charge, show_usage: bool) -> None:
-    """Pass an OpenAI event stream through, event for event.
+async def relay(http: Http, reply: Reply, charge: Charge, body: dict[str, Any], show_usage: bool) -> None:
+    """Pass the OpenAI event stream that answers `body` through, event for event.
 
-    The usage event is read, and shown only if the caller asked for it. [DONE] is held until the charge is on disk.
+    The usage event is read, and shown only if the caller asked for it; where there is none, usage is estimated: a
+    token for each event. [DONE] is held until the charge is on disk.
     """
     await http.start(200, EVENTS)
     passing = Passing(http, charge, show_usage)
     try:
         await reply.pipe(passing.feed, http.drained)
     finally:
-        if not charge.usage.output:
-            charge.usage = Usage(0, passing.events)
+        told = any(charge.usage)
+        if not told:
+            charge.usage = Usage(prompt_tokens(body), passing.events - passing.done)
     if not passing.done:
         raise EngineFailed("the engine's stream ended without [DONE]")
     await charge.settle()
-    await http.end(DONE)
+    await http.end(DONE if told or not show_usage else _event(_estimated(charge, "prompt" in body)) + DONE)
+
+
+def _estimated(charge: Charge, plain: bool) -> dict[str, Any]:
+    """The last chunk of a stream whose engine told no usage."""
+    return {
+        "id": charge.entry.id,
+        "object": "text_completion" if plain else "chat.completion.chunk",
+        "created": int(charge.entry.created_at),
+        "model": charge.card.id,
+        "choices": [],
+        "usage": usage_table(charge.usage),
+    }
+
+
+def _event(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
 class Passing:
@@ -110,16 +129,17 @@ def _reported(error: Any) -> EngineFailed:
 
 
 def _payload(event: bytes) -> dict[str, Any]:
-    return _object(b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
+    return json_object(b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
 
 
-def _object(payload: bytes) -> dict[str, Any]:
+def json_object(payload: bytes) -> dict[str, Any]:
+    """What an engine sent. Raises EngineFailed."""
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        raise EngineFailed("the engine sent an event that is not JSON") from None
+        value = None
     if not isinstance(value, dict):
-        raise EngineFailed("the engine sent an event that is not a JSON object")
+        raise EngineFailed("the engine's answer is not a JSON object")
     return value
 
 
@@ -130,7 +150,7 @@ async def parsed(reply: Reply) -> AsyncIterator[dict[str, Any]]:
         for payload in reader.feed(data):
             if payload == LAST:
                 return
-            chunk = _object(payload)
+            chunk = json_object(payload)
             if chunk.get("error") and not chunk.get("choices"):
                 raise from_wire(chunk["error"]) if reply.endpoint.station else _reported(chunk["error"])
             if not well_made(chunk):
@@ -139,17 +159,30 @@ async def parsed(reply: Reply) -> AsyncIterator[dict[str, Any]]:
     raise EngineFailed("the engine's stream ended without [DONE]")
 
 
-async def chunks(reply: Reply, charge: Charge) -> AsyncIterator[dict[str, Any]]:
-    """`parsed`, keeping the charge's usage current, so that a cut stream is charged for the tokens that were sent."""
-    tokens = 0
+async def chunks(reply: Reply, charge: Charge, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """`parsed`, keeping the charge's usage current, so that a cut stream is charged for the prompt and the tokens that
+    were sent. Ends with estimated usage where the engine told none."""
+    told = False
+    charge.usage = Usage(prompt_tokens(body))
     async for chunk in parsed(reply):
-        if chunk.get("usage"):
-            charge.usage = usage_of(chunk["usage"])
+        if chunk.get("usage") and any(used := usage_of(chunk["usage"])):
+            charge.usage, told = used, True
         elif chunk.get("choices"):
-            tokens += 1
-            charge.usage = Usage(charge.usage.input, tokens)
+            charge.usage = charge.usage if told else charge.usage._replace(output=charge.usage.output + 1)
             charge.first_token()
         yield chunk
+    if not told:
+        yield _estimated(charge, "prompt" in body)
+
+
+def counted(data: bytes, body: dict[str, Any]) -> tuple[bytes, Usage]:
+    """An answer to `body` that is not a stream, and its usage, which is put in where the engine told none.
+    Raises EngineFailed."""
+    value = json_object(data)
+    if any(usage := usage_of(value.get("usage"))):
+        return data, usage
+    usage = Usage(prompt_tokens(body), answer_tokens(value))
+    return orjson.dumps({**value, "usage": usage_table(usage)}), usage
 
 
 async def whole(reply: Reply, limit: int = 64 * 1024 * 1024) -> bytes:

@@ -52,6 +52,7 @@ class LlamaRunner:
         ids = TokenIds(self, post)
         async for event in self._events(post, path, sent):
             raw = await ids.take(event)
+            account.note(event)
             for chunk in decoder.feed(event):
                 yield account.correct(ids.attach(chunk, raw))
 
@@ -188,8 +189,19 @@ class Account:
     def __init__(self, sent_before: int, fresh: int) -> None:
         self._sent_before = sent_before
         self._fresh = fresh
+        self._read: tuple[int, int] | None = None
+
+    def note(self, event: dict[str, Any]) -> None:
+        """What the engine says of the prompt while it reads it."""
+        if told := event.get("prompt_progress"):
+            self._read = told["total"], told["cache"]
 
     def correct(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """The first chunk tells what was read, so that an answer which is cut is charged for its prompt."""
+        if self._read and chunk["choices"]:
+            prompt, cached = self._read[0] - self._sent_before, self._read[1] - self._fresh
+            chunk["prompt_read"] = [prompt, max(0, min(cached, prompt))]
+            self._read = None
         usage = chunk.get("usage")
         if usage and (self._sent_before or self._fresh):
             prompt = usage["prompt_tokens"] - self._sent_before

@@ -403,6 +403,10 @@ async def test_a_prompt_read_in_pieces_counts_as_cached_only_what_was_cached_bef
     assert cold["prompt_tokens"] == warm["prompt_tokens"] > 1200
     assert cold["prompt_tokens_details"]["cached_tokens"] < 64
     assert warm["prompt_tokens_details"]["cached_tokens"] > 1200
+    for chunks, used in ((first, cold), (again, warm)):
+        [read] = [c["prompt_read"] for c in chunks if "prompt_read" in c]
+        assert chunks[0]["prompt_read"] is read and read[0] == used["prompt_tokens"]
+        assert abs(read[1] - used["prompt_tokens_details"]["cached_tokens"]) <= 1
     assert words(first) == words(again)
 
 
