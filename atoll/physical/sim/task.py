@@ -35,14 +35,14 @@ class Reward:
 class Task:
     """An environment as data and plain functions.
 
-        One environment step is `frame_skip` physics steps. An episode is cut (truncated) after `horizon` steps, and ends
-        (terminates) where a termination says so. `act` writes the simulations' controls from actions (n, nu), which lie
-        in `action_low`..`action_high` (None: the actuators' control range); by default the action is the control.
-        `reset` writes the state of one simulation, which has the model's defaults, with that simulation's own generator.
-        `randomise` changes model fields of one simulation at each of its resets. `before` is called ahead of each step
-        and keeps in `sim.memory` what terms compare with. `success` tells which simulations have done what was asked,
-        `command_size` values in `sim.command` say what is asked; `command` draws them at a reset and may change them
-        during an episode. `sensors` act on the observation after it is made (noise, delay). With `contact_forces`, fields
+    One environment step is `frame_skip` physics steps. An episode is cut (truncated) after `horizon` steps, and ends
+    (terminates) where a termination says so. `act` writes the simulations' controls from actions (n, nu), which lie
+    in `action_low`..`action_high` (None: the actuators' control range); by default the action is the control.
+    `reset` writes the state of one simulation, which has the model's defaults, with that simulation's own generator.
+    `randomise` changes model fields of one simulation at each of its resets. `before` is called ahead of each step
+    and keeps in `sim.memory` what terms compare with. `success` tells which simulations have done what was asked,
+    `command_size` values in `sim.command` say what is asked; `command` draws them at a reset and may change them
+    during an episode. `sensors` act on the observation after it is made (noise, delay). With `contact_forces`, fields
     `cacc`, `cfrc_int` and `cfrc_ext` are computed by each step (MuJoCo leaves them out), and are zero at a reset.
     """
 
