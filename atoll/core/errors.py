@@ -15,6 +15,7 @@ AtollError
 ├── EngineFailed             502  an engine died, or answered with garbage
 ├── DeadlineExceeded         504
 └── SetupError               500  this installation cannot do it; the message says what to do next
+    └── NotInstalled         501  an extra is missing; the message says how to install it
 
 Each has an HTTP `status`, a machine-readable `code`, and says whether the same request may succeed
 later (`retryable`). `gateway/errors.py` maps them to the body shape of the API that was called.
@@ -103,6 +104,10 @@ class DeadlineExceeded(AtollError):
 
 class SetupError(AtollError):
     code = "setup_error"
+
+
+class NotInstalled(SetupError):
+    status, code = 501, "not_installed"
 
 
 def to_wire(error: AtollError) -> dict[str, Any]:

@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from atoll.core.errors import InvalidRequest
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
 Kind = Literal["dataset", "policy", "report", "rollout", "service"]
+
+
+UNFINISHED = frozenset({"queued", "running"})
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+MAX_STEPS = 32
 
 
 class Cancelled(Exception):
@@ -29,8 +39,9 @@ class Reporter(Protocol):
 class Stage:
     """One kind of work. `run(config, inputs, out, report)` reads the folders `inputs` (by role), and writes what it
     makes into the folder `out`. Called again on an `out` that was left half done, it goes on where it stopped, and
-    ends with the same files: it depends on nothing but `config` and `inputs`. `config` is a frozen dataclass type
-    whose fields all have defaults."""
+    ends with the same files: it depends on nothing but `config` and `inputs`. What it keeps to go on lies in
+    `out/.work`, which is not part of the artifact; `out/.work/view.jpg`, if there is one, is shown live. `config` is a
+    frozen dataclass type whose fields all have defaults. Roles in `takes` that end with "?" are optional."""
 
     name: str
     about: str
@@ -38,6 +49,15 @@ class Stage:
     run: Callable[[Any, Mapping[str, Path], Path, Reporter], None]
     makes: Kind
     takes: tuple[str, ...] = ()
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """All roles of `takes`, whose optional ones end with a question mark."""
+        return frozenset(role.removesuffix("?") for role in self.takes)
+
+    @property
+    def required(self) -> frozenset[str]:
+        return frozenset(role for role in self.takes if not role.endswith("?"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,39 @@ class Step:
     stage: str
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A run as it is asked for. `seed` is that of every step whose config has one and does not name its own. `ray` is
+    the address of the cluster on which the steps run; empty: this machine."""
+
+    steps: tuple[Step, ...]
+    name: str = ""
+    seed: int = 0
+    ray: str = ""
+
+
+def check_order(order: Order, stages: Mapping[str, Stage]) -> None:
+    """Raises InvalidRequest where a step has no name of its own, or an input that nothing before it makes."""
+    if not 1 <= len(order.steps) <= MAX_STEPS:
+        raise InvalidRequest(f"a run has 1 to {MAX_STEPS} steps, not {len(order.steps)}", param="steps")
+    made: set[str] = set()
+    for i, step in enumerate(order.steps):
+        stage, where = stages[step.stage], f"steps[{i}]"
+        if not NAME.fullmatch(step.name) or step.name in made:
+            rule = "must be unique: lower-case letters, digits, '-' and '_', at most 40"
+            raise InvalidRequest(f"{rule}, not '{step.name}'", param=f"{where}.name")
+        if odd := sorted(step.inputs.keys() - stage.roles):
+            known = ", ".join(sorted(stage.roles)) or "nothing"
+            raise InvalidRequest(f"stage '{stage.name}' takes {known}, not '{odd[0]}'", param=f"{where}.inputs")
+        if missing := sorted(stage.required - step.inputs.keys()):
+            raise InvalidRequest(f"stage '{stage.name}' needs the input '{missing[0]}'", param=f"{where}.inputs")
+        for role, source in step.inputs.items():
+            if source not in made and not DIGEST.fullmatch(source):
+                rule = "must be the name of an earlier step or the digest of an artifact"
+                raise InvalidRequest(f"{rule}, not '{source}'", param=f"{where}.inputs.{role}")
+        made.add(step.name)
 
 
 def digest_of(files: Mapping[str, str]) -> str:

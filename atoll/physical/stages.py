@@ -1,0 +1,23 @@
+"""The stages of the physical loop by name: scene -> simulate -> synthesise -> train -> validate -> serve."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from atoll.core.errors import NotFound, NotInstalled
+from atoll.core.runs import Stage
+
+STAGES: dict[str, str] = {}
+
+
+def load_stage(name: str) -> Stage:
+    """The stage of that name. Raises NotFound, or NotInstalled where the extra `physical` is missing."""
+    if name not in STAGES:
+        raise NotFound(f"there is no stage '{name}'; there are: {', '.join(STAGES)}", param="stage")
+    module, _, attribute = STAGES[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("atoll"):
+            raise
+        raise NotInstalled(f"'{error.name}' is not installed; run: make physical") from None
