@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, replace
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import uvloop
 
@@ -216,10 +217,10 @@ def run_joined(settings: Settings, progress: Progress, announce: Callable[[str],
     uvloop.run(serve_region(settings, door, progress, announce))
 
 
-def _append(path: Path) -> BinaryIO:
-    """Raises SetupError."""
+def _append(path: Path) -> RawIOBase:
+    """A line written is in the file at once, whole. Raises SetupError."""
     try:
-        return path.open("ab")
+        return path.open("ab", buffering=0)
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror}; check the setting 'route_log'") from None
 

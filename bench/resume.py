@@ -3,8 +3,9 @@
 Parts: `stall` and `embedded` (how long the next token keeps the client waiting, by grade, against what it must cost: on
 an engine of a fixed pace, and on the embedded one), `peers` (how many streams each gateway delivers whole when the
 engine behind it dies in the middle), `chaos` (ten regions that are processes die at random under fifty streams), `rule`
-(the same with half of the keys bound to the EU, of whose regions one is left), `sweep` (a cut at every token of an
-answer). Each part that runs replaces its section of the results.
+(the same with half of the keys bound to the EU, of whose regions one is left), `none` (none is left), `sweep` (a cut at
+every token of an answer), `among` (the same among 32 other streams of known tokens). Each part that runs replaces its
+section of the results.
 """
 
 import argparse
@@ -22,23 +23,24 @@ import resume_peers  # noqa: E402
 import resume_runs  # noqa: E402
 import resume_stall  # noqa: E402
 
-PARTS = ("stall", "embedded", "peers", "chaos", "rule", "sweep")
+PARTS = ("stall", "embedded", "peers", "chaos", "rule", "none", "sweep", "among")
+DEFAULT = "stall,embedded,peers"
+LONG = {"chaos": resume_runs.chaos, "rule": resume_runs.chaos_with_rule, "none": resume_runs.none_left}
 SECONDS = 300.0
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--parts", default="stall,embedded,peers", help=f"comma-separated, of {', '.join(PARTS)} (default: %(default)s)"
-    )
-    parser.add_argument("--chaos", type=float, metavar="SECONDS", help="the parts 'chaos' and 'rule', so long each")
-    parser.add_argument("--sweep", type=int, metavar="STEP", nargs="?", const=1, help="the part 'sweep', at each STEP")
+    default = f"default: {DEFAULT}, or what --chaos and --sweep say"
+    parser.add_argument("--parts", help=f"of {', '.join(PARTS)}, with commas ({default})")
+    parser.add_argument("--chaos", type=float, metavar="SECONDS", help="parts 'chaos', 'rule', 'none', so long each")
+    parser.add_argument("--sweep", type=int, metavar="STEP", nargs="?", const=1, help="parts 'sweep', 'among'")
     parser.add_argument("--cuts", type=int, default=40, help="cuts a grade and streams a peer (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=REPO / "bench" / "results" / "resume.json")
     args = parser.parse_args()
-    special = (["chaos", "rule"] if args.chaos else []) + (["sweep"] if args.sweep else [])
-    args.names = special or args.parts.split(",")
+    special = (["chaos", "rule", "none"] if args.chaos else []) + (["sweep", "among"] if args.sweep else [])
+    args.names = args.parts.split(",") if args.parts else special or DEFAULT.split(",")
     args.chaos, args.sweep = args.chaos or SECONDS, args.sweep or 1
     if unknown := sorted(set(args.names) - set(PARTS)):
         parser.error(f"unknown parts {unknown}; there are: {', '.join(PARTS)}")
@@ -48,8 +50,9 @@ def parse_args() -> argparse.Namespace:
 def run(part: str, args: argparse.Namespace, folder: Path) -> dict:
     if part == "sweep":
         return resume_runs.sweep(folder / "sweep", args.sweep)
-    if part in {"chaos", "rule"}:
-        made = resume_runs.chaos if part == "chaos" else resume_runs.chaos_with_rule
+    if part == "among":
+        return asyncio.run(resume_runs.among(folder / part, args.sweep))
+    if made := LONG.get(part):
         return asyncio.run(made(folder / part, args.chaos, args.seed))
     if part == "stall":
         return asyncio.run(resume_stall.known_part(args.cuts, args.seed))

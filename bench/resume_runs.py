@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -40,6 +41,27 @@ def sweep(folder: Path, step: int) -> dict:
     finally:
         cloud.close()
     return {"tokens": cuts.TOKENS, "step": step, **result}
+
+
+async def among(folder: Path, step: int, tokens: int = 60, others: int = 32) -> dict:
+    """One of 33 streams of known tokens loses its region at token 0, `step`, 2 `step`, ...; every token of every stream
+    is compared."""
+    flags, environment = known.options(cuts.AMONG)
+    with known.engine(folder, TOKEN_S):
+        cloud = await asyncio.to_thread(start, folder, *flags, environment=environment)
+        try:
+            async with known.client(cloud.url, cloud.key) as http:
+                seen, positions = [], range(0, tokens + 1, step)
+                for at in positions:
+                    await known.all_serve(http, cuts.AMONG)
+                    seen += await cuts.cut_among_others(http, at, others, tokens)
+                    print(f"\rcut at {at} among {others} others", end="", file=sys.stderr, flush=True)
+                ledger = await known.rows(http)
+                recovered = sum(bool(row["grade"]) for row in ledger)
+                told = {"tokens": tokens, "step": step, "cuts": len(positions), "streams": len(seen)}
+                return {**told, "recovered": recovered, **verdict(seen, ledger)}
+        finally:
+            cloud.close()
 
 
 @contextlib.asynccontextmanager
@@ -104,6 +126,29 @@ async def chaos_with_rule(folder: Path, seconds: float, seed: int) -> dict:
         audited = {name: audit[name] for name in ("judged", "violations")}
         books = {**verdict(tolds, ledger), **stalls(tolds, ledger)}
         return {"seconds": seconds, "faults": mischief.done, **told, "audit": audited, **books}
+
+
+async def none_left(folder: Path, seconds: float, _seed: int) -> dict:
+    """Half of the keys are bound to the EU, all of whose regions fail: one crashes again and again, two stand still."""
+    async with ten_regions(folder) as (pid, http):
+        headers = [await key(http, residency={"process_in": ["eu"]}), await key(http)]
+        async with failing(pid, crashing=EU[:1], frozen=EU[1:]):
+            await asyncio.sleep(1)
+            seen = await Load(http, headers=headers).run(seconds)
+        ledger = await known.rows(http)
+        audit = (await http.get("/atoll/v1/audit")).raise_for_status().json()
+        bound = [told for told, sent in seen if sent is headers[0]]
+        refusals = Counter(f"{told.status} {(told.error or {}).get('code')}" for told in bound)
+        return {
+            "seconds": seconds,
+            "bound_to_eu": {"requests": len(bound), "with_text": sum(bool(t.text) for t in bound), "replies": refusals},
+            "others": verdict([told for told, sent in seen if sent is headers[1]], _unruled(ledger)),
+            "audit": {name: audit[name] for name in ("judged", "violations")},
+        }
+
+
+def _unruled(ledger: list[dict]) -> list[dict]:
+    return [row for row in ledger if row["rule"] != RULE]
 
 
 async def key(http: httpx.AsyncClient, **policy: object) -> dict[str, str]:

@@ -252,15 +252,23 @@ def policy(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--process-in", help="Zones, countries or regions that may process its requests; none lifts."),
         click.option("--store-in", help="Where what is kept of them may be stored."),
+        click.option("--on-unavailable", type=click.Choice(["reject", "queue"]), help="Where no such region serves."),
         click.option("--recovery", type=click.Choice(["exact", "fast", "hot", "none"]), help="When a stream breaks."),
+        click.option("--on-mismatch", type=click.Choice(["fail", "continue", "restart"]), help="Other weights left."),
         click.option("--priority", type=click.IntRange(0, 9), help="Higher goes first; 5 if not given."),
     )
     return functools.reduce(lambda f, option: option(f), reversed(options), function)
 
 
-def _policy(process_in: str | None, store_in: str | None, **plain: Any) -> dict[str, Any]:
+def _policy(
+    process_in: str | None, store_in: str | None, on_unavailable: str | None, **plain: Any
+) -> dict[str, Any]:
     places = {axis: text for axis, text in (("process_in", process_in), ("store_in", store_in)) if text is not None}
-    rule = {axis: [] if text == "none" else [p.strip() for p in text.split(",")] for axis, text in places.items()}
+    rule: dict[str, Any] = {
+        axis: [] if text == "none" else [p.strip() for p in text.split(",")] for axis, text in places.items()
+    }
+    if on_unavailable is not None:
+        rule["on_unavailable"] = on_unavailable
     given = {name: value for name, value in plain.items() if value is not None}
     return {**given, **({"residency": rule} if rule else {})}
 
@@ -328,9 +336,10 @@ def change_policy(cloud: Cloud, as_json: bool, key_id: str, **given: Any) -> Non
     """Change where requests of KEY_ID may go, and how they recover; what is not named stays."""
     body = _policy(**given)
     if not body:
-        raise click.UsageError("name a rule: --process-in, --store-in, --recovery or --priority")
+        raise click.UsageError("name a rule, such as --process-in, --recovery or --priority; see --help")
     value = cloud.call("PATCH", f"/atoll/v1/keys/{_part(key_id)}", body)
-    show(value) if as_json else print(", ".join(f"{k}: {value[k]}" for k in ("residency", "recovery", "priority")))
+    told = ("residency", "recovery", "on_mismatch", "priority")
+    show(value) if as_json else print(", ".join(f"{k}: {value[k]}" for k in told))
 
 
 @keys.command()

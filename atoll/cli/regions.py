@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -129,7 +129,9 @@ def explain(cloud: Cloud, as_json: bool, model: str, prompt_tokens: int, residen
     """What would be decided now, with every candidate's score. Nothing is sent."""
     from atoll import terminal
 
-    asked = {"model": model, "prompt_tokens": prompt_tokens, **({"data_residency": residency} if residency else {})}
+    asked: dict[str, Any] = {"model": model, "prompt_tokens": prompt_tokens}
+    if residency:
+        asked["residency"] = {"process_in": [residency]}
     value = cloud.call("POST", "/atoll/v1/route/explain", asked)
     if as_json:
         return show(value)
@@ -160,7 +162,8 @@ def replay(log: Path, as_json: bool) -> None:
         show({"decisions": len(made), "different": different})
     else:
         lines = f"lines {', '.join(map(str, different[:10]))} differ"
-        told = lines if different else "every one the same, byte for byte"
+        same = "every one the same, byte for byte" if made else "the log is empty"
+        told = lines if different else same
         click.echo(f"{len(made)} decisions: {told}")
     if different:
         sys.exit(1)

@@ -27,7 +27,7 @@ export function Path({ row }) {
 export function RequestDetail({ row, unit, onClose }) {
   const facts = [
     ["Request", html`<code>${row.id}</code>`],
-    ["Status", html`${status(row)}${row.http_status ? ` HTTP ${row.http_status}` : ""}`],
+    ["Status", html`<span class="state-line">${status(row)}${row.http_status ? html`<span>HTTP ${row.http_status}</span>` : null}</span>`],
     ["Error", row.error && html`<code>${row.error}</code>`],
     ["Began", `${date(row.created_at)} ${clock(row.created_at)}`],
     ["Key", html`<code>${row.key_id}</code>`],
@@ -35,7 +35,7 @@ export function RequestDetail({ row, unit, onClose }) {
     ["API", row.route],
     ["Made in", row.region && html`<${Path} row=${row} />`],
     ["Continued", row.grade && continued(row.grade)],
-    ["Rule", row.rule && html`<code>${row.rule}</code>`],
+    ["Rule", row.rule && html`<code>${row.rule.split(/(?<=[, ])/).map((name) => html`<span class="whole-name">${name}</span><wbr />`)}</code>`],
     ["Stored in", row.stored_in],
     ["Input", `${count(row.input)} ${unit(row)}s, ${count(row.cached)} from cache`],
     ["Output", count(row.output)],

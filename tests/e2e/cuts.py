@@ -1,7 +1,9 @@
-"""One long answer of the embedded model, asked for with OpenAI's SDK, whose region is killed on the way."""
+"""Answers whose region is killed on the way: a long one of the embedded model, asked for with OpenAI's SDK, and one of
+known tokens among others."""
 
 from __future__ import annotations
 
+import asyncio
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ ASK: dict[str, Any] = {
     "max_tokens": TOKENS,
     "logit_bias": {"2": -100},
 }
+AMONG = ("eu-central-1", "us-east-1", "ap-southeast-1", "ap-northeast-1")
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0, "seed": 1},
     "sampled": {"temperature": 0.9, "top_p": 0.95, "seed": 7},
@@ -79,3 +82,15 @@ def check_receipt(api: httpx.Client, row: dict[str, Any]) -> None:
     except InvalidRequest:
         return
     raise AssertionError("a receipt that was altered still verifies")
+
+
+async def cut_among_others(http: httpx.AsyncClient, at: int, others: int = 32, tokens: int = 60) -> list[known.Told]:
+    """The region of one stream is killed when it has `at` tokens; all streams, that one first."""
+    first = at * 1000
+    running = [asyncio.create_task(known.stream(http, known.asked(first + n, tokens))) for n in range(1, others + 1)]
+    watched, cut = known.Told(known.asked(first, tokens)), False
+    async for _ in known.events(http, watched):
+        if watched.tokens >= at and not cut:
+            cut = await known.drill(http, watched.region, "kill", 0.3) == 202
+    assert cut
+    return [watched, *await asyncio.gather(*running)]

@@ -11,7 +11,7 @@ import known_cloud as known
 import openai
 import pytest
 from conftest import start
-from cuts import REGIONS, TOKENS, check_cut, told
+from cuts import AMONG, REGIONS, TOKENS, check_cut, cut_among_others, told
 
 pytestmark = [pytest.mark.xdist_group("regions"), pytest.mark.timeout(300)]
 
@@ -55,13 +55,12 @@ def test_the_region_is_killed_and_the_answer_is_the_unbroken_one(
 
 
 async def test_no_token_is_lost_doubled_or_changed_among_thirty_two_other_streams(tmp_path: Any) -> None:
-    regions = ("eu-central-1", "us-east-1", "ap-southeast-1", "ap-northeast-1")
-    flags, environment = known.options(regions)
+    flags, environment = known.options(AMONG)
     with known.engine(tmp_path, 0.03):
         cloud = await asyncio.to_thread(start, tmp_path, *flags, environment=environment)
         try:
             async with known.client(cloud.url, cloud.key) as http:
-                await known.all_serve(http, regions)
+                await known.all_serve(http, AMONG)
                 seen = [told for at in (1, 20, 59) for told in await cut_among_others(http, at)]
                 wrong = [told for told in seen if not told.right]
                 assert not wrong, wrong[0]
@@ -70,15 +69,3 @@ async def test_no_token_is_lost_doubled_or_changed_among_thirty_two_other_stream
                 assert sum(bool(row["grade"]) for row in ledger) >= 3
         finally:
             cloud.close()
-
-
-async def cut_among_others(http: httpx.AsyncClient, at: int, others: int = 32, tokens: int = 60) -> list[known.Told]:
-    """The region of one stream is killed when it has `at` tokens; all streams, that one first."""
-    first = at * 1000
-    running = [asyncio.create_task(known.stream(http, known.asked(first + n, tokens))) for n in range(1, others + 1)]
-    watched, cut = known.Told(known.asked(first, tokens)), False
-    async for _ in known.events(http, watched):
-        if watched.tokens >= at and not cut:
-            cut = await known.drill(http, watched.region, "kill", 0.3) == 202
-    assert cut
-    return [watched, *await asyncio.gather(*running)]
