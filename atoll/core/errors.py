@@ -12,6 +12,7 @@ AtollError
 ├── QuotaExceeded            429  requests, tokens or budget; carries `retry_after`
 ├── Unplaceable              503  no region that the residency rule allows can serve now
 ├── Overloaded               503  queues are full; carries `retry_after`
+├── SimulationFailed         422  the physics of a task broke down: its model, time step or actions are at fault
 ├── EngineFailed             502  an engine died, or answered with garbage
 ├── DeadlineExceeded         504
 └── SetupError               500  this installation cannot do it; the message says what to do next
@@ -92,6 +93,10 @@ class Unplaceable(AtollError):
 
 class Overloaded(AtollError):
     status, code, retryable = 503, "overloaded", True
+
+
+class SimulationFailed(AtollError):
+    status, code = 422, "simulation_failed"
 
 
 class EngineFailed(AtollError):

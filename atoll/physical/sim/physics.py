@@ -8,9 +8,10 @@ import mujoco
 import mujoco.batch
 import numpy as np
 
+from atoll.core.errors import SimulationFailed
 from atoll.physical.sim.model import has_contact_forces
 
-BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{name}")) for name in ("QPOS", "QVEL", "QACC")]
+BAD = slice(mujoco.mjtWarning.mjWARN_BADQPOS.value, mujoco.mjtWarning.mjWARN_BADCTRL.value + 1)
 CONTACT_FORCES = ("cacc", "cfrc_int", "cfrc_ext")
 
 
@@ -34,8 +35,8 @@ class Physics(Protocol):
         """Compute what follows from the state."""
         ...
 
-    def failed(self) -> np.ndarray:
-        """Ids of the simulations whose numbers went bad since this was last asked; MuJoCo has reset them."""
+    def failed(self) -> dict[int, str]:
+        """The simulations that broke in the last step, and why. MuJoCo has reset those whose numbers went bad."""
         ...
 
     def state(self) -> dict[str, np.ndarray]: ...
@@ -51,7 +52,8 @@ class Cores:
         self.batch = mujoco.batch.Batch(model, n, threads)
         self._fields: dict[str, np.ndarray] = {}
         self._unknown = [self._writable(name) for name in CONTACT_FORCES] if has_contact_forces(model) else []
-        self._bad = self._warnings()
+        self._bad = self.batch.warning[:, BAD, 1]
+        self._seen, self._raised = self._bad.copy(), dict[int, str]()
 
     def field(self, name: str) -> np.ndarray:
         if name not in self._fields:
@@ -60,20 +62,31 @@ class Cores:
         return self._fields[name]
 
     def step(self, nstep: int) -> None:
-        self.batch.step(nstep=nstep)
+        try:
+            self.batch.step(nstep=nstep)
+        except mujoco.batch.SimulationError as error:
+            self._raised = {int(i): self.batch.error(int(i)) for i in error.ids}
 
     def reset(self, ids: np.ndarray) -> None:
         self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self._seen[ids] = self._bad[ids]
 
     def forward(self, ids: np.ndarray) -> None:
-        self.batch.forward(ids)
+        try:
+            self.batch.forward(ids)
+        except mujoco.batch.SimulationError as error:
+            raise SimulationFailed(str(error), param="model") from None
         for forces in self._unknown:
             forces[ids] = 0
 
-    def failed(self) -> np.ndarray:
-        bad = self._warnings()
-        grown, self._bad = np.flatnonzero(bad > self._bad), bad
-        return grown
+    def failed(self) -> dict[int, str]:
+        why, self._raised = self._raised, {}
+        if not np.array_equal(self._bad, self._seen):
+            for i, kind in np.argwhere(self._bad > self._seen).tolist():
+                kind += BAD.start
+                why.setdefault(i, mujoco.mju_warningText(kind, int(self.batch.warning[i, kind, 0])))
+            self._seen = self._bad.copy()
+        return why
 
     def state(self) -> dict[str, np.ndarray]:
         """The state rows; derived fields, which are a substep behind them; and model fields that differ by row."""
@@ -85,10 +98,6 @@ class Cores:
                 self.batch.state[:] = value
             else:
                 self._writable(name)[...] = value
-
-    def _warnings(self) -> np.ndarray:
-        """How often each simulation's numbers were found bad, (n,)."""
-        return self.batch.warning[:, BAD, 1].sum(axis=1)
 
     def _writable(self, name: str) -> np.ndarray:
         """A view of the field that may be written, derived or not; `field` gives those that are derived read-only."""

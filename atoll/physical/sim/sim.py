@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from atoll.core.errors import InvalidRequest
+from atoll.core.errors import InvalidRequest, SimulationFailed
 from atoll.physical.sim.model import add_contact_forces, compile_model
 from atoll.physical.sim.physics import Cores, Physics
-from atoll.physical.sim.task import Array, Task, Term
+from atoll.physical.sim.task import Array, Task
+from atoll.physical.sim.terms import call, fault, rows, values
+
+WINDOW = 100
 
 
 class Step(NamedTuple):
@@ -33,6 +36,9 @@ class Sim:
     `action` is the last action, `elapsed` the steps of the running episodes, `command` what is asked of each,
     `memory` what terms keep between steps (one row a simulation). Each simulation has a generator of its own, seeded
     with `seed` + its id, so that its episodes do not depend on how many others there are.
+
+    A simulation whose physics breaks ends its episode with zero reward, and is counted in `broken`. Where more than a
+    tenth of them (and more than one) break within 100 steps, `step` raises SimulationFailed.
     """
 
     def __init__(
@@ -59,7 +65,8 @@ class Sim:
         self.command = np.zeros((n, task.command_size))
         self.memory: dict[str, Array] = {}
         self.all = np.arange(n)
-        self.broken = 0
+        self.steps = self.broken = 0
+        self._breaks: list[tuple[int, int]] = []
         self.rng = _generators(range(n))
         self._begin(self.all)
         self._try_terms()
@@ -74,7 +81,7 @@ class Sim:
         if seeds is not None:
             self.rng = _generators(seeds)
         self._begin(self.all)
-        return self.observe()
+        return self._sense(self.all)
 
     def step(self, action: Array, *, begin: bool = True) -> Step:
         """One environment step of every simulation by `action`, (n, size). Simulations whose episode ends begin anew,
@@ -85,41 +92,27 @@ class Sim:
         task = self.task
         self.action[:] = action
         if task.before:
-            task.before(self)
-        if task.act:
-            task.act(self, self.action)
-        else:
-            self.ctrl[:] = self.action
+            call(self, "before", task.name, task.before)
+        self._act()
         self.physics.step(task.frame_skip)
         self.elapsed += 1
-        broken = self.physics.failed()
-        terms = {name: task.rewards[name].weight * value for name, value in self._rewards()}
-        reward = sum(terms.values(), start=np.zeros(self.n))
-        terminated = np.zeros(self.n, bool)
-        for _, ends in self._values("termination", task.terminations):
-            terminated |= ends
-        success = task.success(self) if task.success else np.zeros(self.n, bool)
-        if len(broken):
-            self.broken += len(broken)
-            reward[broken], terminated[broken], success[broken] = 0.0, True, False
+        self.steps += 1
+        broken = self._broken()
+        rewards, terminated, success = self._rewards(), self._terminated(), self._success()
+        if broken:
+            terminated[broken], success[broken] = True, False
+            for value in rewards.values():
+                value[broken] = 0.0
         truncated = (self.elapsed >= task.horizon) & ~terminated
         if task.command:
-            task.command(self, np.empty(0, np.int64))
-        observation = self.observe()
+            call(self, "command", task.name, task.command, np.empty(0, np.int64))
+        observation = self._sense()
         ended = np.flatnonzero(terminated | truncated)
         final = {int(i): observation[i].copy() for i in ended}
         if len(ended) and begin:
             self._begin(ended)
-            observation = self.observe()
-        return Step(observation, reward, terminated, truncated, success, final, terms)
-
-    def observe(self) -> Array:
-        """(n, size), in the order of the task's observations, after its sensors."""
-        parts = [np.reshape(value, (self.n, -1)) for _, value in self._values("observation", self.task.observations)]
-        seen = np.concatenate(parts, axis=1, dtype=self.task.observation_dtype, casting="same_kind")
-        for sensor in self.task.sensors:
-            seen = sensor(self, seen)
-        return seen
+            observation[ended] = self._sense(ended)
+        return Step(observation, self._sum(rewards), terminated, truncated, success, final, rewards)
 
     def state(self) -> dict[str, Any]:
         """All that the next steps depend on, as arrays and plain values. After `restore` of it, the same actions
@@ -130,7 +123,11 @@ class Sim:
             "action": self.action.copy(),
             "elapsed": self.elapsed.copy(),
             "command": self.command.copy(),
+            "sensors": [{name: value.copy() for name, value in own.items()} for own in self._sensors],
             "rng": [rng.bit_generator.state for rng in self.rng],
+            "steps": self.steps,
+            "broken": self.broken,
+            "breaks": list(self._breaks),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -138,6 +135,8 @@ class Sim:
         self.memory = {name: value.copy() for name, value in state["memory"].items()}
         for name in ("action", "elapsed", "command"):
             getattr(self, name)[:] = state[name]
+        self._sensors = [{name: value.copy() for name, value in own.items()} for own in state["sensors"]]
+        self.steps, self.broken, self._breaks = state["steps"], state["broken"], list(state["breaks"])
         for rng, saved in zip(self.rng, state["rng"], strict=True):
             rng.bit_generator.state = saved
 
@@ -145,29 +144,88 @@ class Sim:
         self.physics.reset(ids)
         self.elapsed[ids] = 0
         self.action[ids] = 0
-        for i in ids:
+        name = self.task.name
+        for i in ids.tolist():
             for randomise in self.task.randomise:
-                randomise(self, int(i), self.rng[i])
-            self.task.reset(self, int(i), self.rng[i])
+                call(self, "randomise", name, randomise, i, self.rng[i])
+            call(self, "reset", name, self.task.reset, i, self.rng[i])
         if self.task.command:
-            self.task.command(self, ids)
+            call(self, "command", name, self.task.command, ids)
         self.physics.forward(ids)
 
+    def _act(self) -> None:
+        if self.task.act:
+            call(self, "act", self.task.name, self.task.act, self.action)
+        else:
+            self.ctrl[:] = self.action
+
+    def _rewards(self) -> dict[str, Array]:
+        terms = self.task.rewards.items()
+        return {name: reward.weight * values(self, "reward", name, reward.term) for name, reward in terms}
+
+    def _terminated(self) -> Array:
+        ends = np.zeros(self.n, bool)
+        for name, term in self.task.terminations.items():
+            ends |= values(self, "termination", name, term, "b")
+        return ends
+
+    def _success(self) -> Array:
+        if not self.task.success:
+            return np.zeros(self.n, bool)
+        return values(self, "success", self.task.name, self.task.success, "b").copy()
+
+    def _sum(self, rewards: dict[str, Array]) -> Array:
+        total = np.zeros(self.n)
+        for value in rewards.values():
+            total += value
+        if not np.isfinite(total).all():
+            for name, value in rewards.items():
+                for i in np.flatnonzero(~np.isfinite(value)).tolist():
+                    raise fault(self, "reward", name, f"is {value[i]} in simulation {i}")
+        return total
+
+    def _sense(self, begun: Array | None = None) -> Array:
+        """What the sensors give, (n, size); of those that have begun an episode, `begun`, their rows only."""
+        seen = self._look()
+        seen = seen if begun is None else seen[begun]
+        for sensor, own in zip(self.task.sensors, self._sensors, strict=True):
+            seen = call(self, "sensor", self.task.name, sensor, seen, begun, own)
+        return seen
+
+    def _look(self) -> Array:
+        """(n, size), in the order of the task's observations."""
+        parts = [rows(self, name, term) for name, term in self.task.observations.items()]
+        return np.concatenate(parts, axis=1, dtype=self.task.observation_dtype, casting="same_kind")
+
+    def _broken(self) -> list[int]:
+        """Ids of those that broke in this step."""
+        why = self.physics.failed()
+        if not why:
+            return []
+        self.broken += len(why)
+        self._breaks = [(at, many) for at, many in self._breaks if at > self.steps - WINDOW] + [(self.steps, len(why))]
+        if (many := sum(many for _, many in self._breaks)) > max(1, self.n / 10):
+            raise SimulationFailed(
+                f"the physics of task '{self.task.name}' broke {many} times within {WINDOW} steps of {self.n} "
+                f"simulations; simulation {next(iter(why))}: {next(iter(why.values()))}",
+                param="task",
+            )
+        return list(why)
+
     def _try_terms(self) -> None:
-        """Call every term once: what they read is live from the first step on, and what is wrong with them is said."""
-        self.observe()
+        """Call every term once: what they read is live from the first step on, and what is wrong with them is said.
+
+        `observed` tells where each observation lies in a row."""
+        sizes = [rows(self, name, term).shape[1] for name, term in self.task.observations.items()]
+        ends = np.cumsum(sizes).tolist()
+        self.observed = {
+            name: slice(end - size, end) for name, size, end in zip(self.task.observations, sizes, ends, strict=True)
+        }
+        self.observation_size = ends[-1]
         if self.task.before:
-            self.task.before(self)
-        for terms in (self._rewards(), self._values("termination", self.task.terminations)):
-            for _ in terms:
-                pass
-
-    def _rewards(self) -> Iterator[tuple[str, Array]]:
-        return self._values("reward", {name: reward.term for name, reward in self.task.rewards.items()})
-
-    def _values(self, kind: str, terms: dict[str, Term]) -> Iterator[tuple[str, Array]]:
-        for name, term in terms.items():
-            yield name, term(self)
+            call(self, "before", self.task.name, self.task.before)
+        self._rewards(), self._terminated(), self._success()
+        self._sensors: list[dict[str, Array]] = [{} for _ in self.task.sensors]
 
 
 def on_cores(task: Task, n: int, threads: int = 0) -> Cores:

@@ -2,6 +2,9 @@
 
 A term is a function of the running `Sim` that returns one value (or row) per simulation, so that rewards,
 observations and terminations are written once and vectorised by numpy. `envs/half_cheetah.py` is the shortest example.
+
+A sensor changes observations after they are made: it is given rows (k, size), the ids of those simulations that have
+begun an episode (None: all go on), and what it keeps for itself (one row a simulation), and returns the rows as sensed.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Term = Callable[["Sim"], Array]
+Sensor = Callable[["Sim", Array, "Array | None", dict[str, Array]], Array]
 Reset = Callable[["Sim", int, np.random.Generator], None]
 
 
@@ -62,7 +66,7 @@ class Task:
     command_size: int = 0
     command: Callable[[Sim, Array], None] | None = None
     success: Term | None = None
-    sensors: tuple[Callable[[Sim, Array], Array], ...] = ()
+    sensors: tuple[Sensor, ...] = ()
     channels: tuple[Channel, ...] = ()
     actions: tuple[Channel, ...] = ()
     camera: str | int = -1

@@ -17,7 +17,7 @@ from atoll.physical.sim.task import Task
 
 def spaces(sim: Sim) -> tuple[Box, Box]:
     """Observation and action space of one simulation."""
-    seen = Box(-np.inf, np.inf, (sim.observe().shape[1],), sim.task.observation_dtype)
+    seen = Box(-np.inf, np.inf, (sim.observation_size,), sim.task.observation_dtype)
     return seen, Box(sim.action_low, sim.action_high, dtype=np.float32)
 
 
