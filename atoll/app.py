@@ -42,8 +42,15 @@ from atoll.gateway.places import Places
 from atoll.gateway.placing import Placing
 from atoll.gateway.receipts import open_signer
 from atoll.gateway.rest import build_rest
+from atoll.gateway.runs import Work
 from atoll.gateway.server import bind, bind_operator, build_server
 from atoll.gateway.tracing import Tracer
+from atoll.jobs.board import Board
+from atoll.jobs.desk import Desk
+from atoll.jobs.durable import Home as JobsHome
+from atoll.jobs.process import Hand
+from atoll.physical.recipes import RECIPES
+from atoll.physical.stages import STAGES, load_stage
 from atoll.regions.catalogue import read_catalogue, read_regions
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
@@ -123,7 +130,11 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         invites = Invites(admin, world, joined)
         audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
         places = Places(admin, world, _laws(settings))
-        gateway.rest = build_rest(admin, places, metrics, pages, library.waiting_for, audit, invites)
+        board = Board(open_desk(settings), RECIPES)
+        stack.push_async_callback(board.close)
+        board.start()
+        parts = (places, audit, invites, Work(admin, board, board), admin)
+        gateway.rest = build_rest(parts, metrics, pages, library.waiting_for)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()
@@ -135,8 +146,15 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
             yield Cloud(f"http://{shown}:{port}", secret, first_run, library, server)
         finally:
             admin.dismiss()
+            board.dismiss()
             server.should_exit = True
             await serving
+
+
+def open_desk(settings: Settings) -> Desk:
+    """Where runs of the physical loop are ordered. Their worker computes on one thread for each of its own."""
+    home = JobsHome(settings.data, settings.jobs, "atoll.physical.stages:load_stage")
+    return Desk(home, Hand(home, {"OMP_NUM_THREADS": "1", **os.environ}), tuple(STAGES), load_stage)
 
 
 async def _accounts(stack: contextlib.AsyncExitStack, store: Store, shared: bool, now: float) -> Accounts:

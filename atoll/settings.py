@@ -18,7 +18,8 @@ from atoll.core.errors import SetupError
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`data` holds state, `weights` the shared model files, `store` is a database URL (SQLite in `data` if empty).
+    """`data` holds state, `weights` the shared model files; `store` is the URL of the database, `jobs` of that of long
+    work (SQLite in `data` if empty).
 
     `threads` 0 means one per core. `context` is tokens per conversation, `slots` how many run at once, of the
     embedded model. `models` lists the models to start (all if empty). `hub_url` is where repositories of models are.
@@ -45,6 +46,7 @@ class Settings:
     hedge: bool = False
     route_log: str = ""
     store: str = ""
+    jobs: str = ""
     models: tuple[str, ...] = ()
     threads: int = 0
     slots: int = 4

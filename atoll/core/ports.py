@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 from atoll.core.cards import Card
 from atoll.core.leases import Lent, Recall, Report, Stale, Want
 from atoll.core.places import Region, RegionStatus
 from atoll.core.quota import Account, Reject
 from atoll.core.route import Request
+from atoll.core.runs import Order, Recipe
 from atoll.core.types import Endpoint, Entry, Key, Limits
 
 
@@ -265,4 +267,55 @@ class Regions(Protocol):
 
     def weigh(self, request: Request) -> Mapping[str, Any]:
         """What would be decided about `request` now, with every endpoint of its card."""
+        ...
+
+
+class Runs(Protocol):
+    """Long work (`jobs.board.Board`). Rows are as JSON shows them."""
+
+    async def submit(self, order: Order) -> Mapping[str, Any]:
+        """The run that was queued. Raises InvalidRequest, NotFound, Overloaded or NotInstalled."""
+        ...
+
+    async def rows(self, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Newest first."""
+        ...
+
+    async def row(self, id: str) -> Mapping[str, Any]:
+        """Raises NotFound."""
+        ...
+
+    async def change(self, id: str, action: Literal["cancel", "resume"]) -> Mapping[str, Any]:
+        """Raises NotFound or Conflict."""
+        ...
+
+    def follow(self, id: str) -> AsyncIterator[tuple[str, Any]]:
+        """("run", row) whenever it changed and ("figures", lines) as steps tell them, until the run has ended;
+        ("quiet", None) about twice a second when there is nothing to tell."""
+        ...
+
+
+class Workshop(Protocol):
+    """What runs are made of, and what they make (`jobs.board.Board`)."""
+
+    recipes: Mapping[str, Recipe]
+
+    async def stages(self) -> Sequence[Mapping[str, Any]]:
+        """With the JSON schema of each config."""
+        ...
+
+    async def artifacts(self, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Newest first, without their files."""
+        ...
+
+    async def artifact(self, digest: str) -> Mapping[str, Any]:
+        """With its files, and as `lineage` all that it was made from. Raises NotFound."""
+        ...
+
+    async def file(self, digest: str, name: str) -> Path:
+        """Raises NotFound for what the artifact does not list."""
+        ...
+
+    async def view(self, run: str, step: str) -> Path:
+        """The latest picture (JPEG) of a step under way. Raises NotFound."""
         ...

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -92,6 +92,24 @@ class Order:
     name: str = ""
     seed: int = 0
     ray: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Steps that belong together."""
+
+    name: str
+    about: str
+    steps: tuple[Step, ...]
+
+
+def changed(steps: tuple[Step, ...], changes: Mapping[str, Mapping[str, Any]]) -> tuple[Step, ...]:
+    """`steps` with settings put over those of their configs, by step name. Raises InvalidRequest."""
+    names = [step.name for step in steps]
+    for name in changes:
+        if name not in names:
+            raise InvalidRequest(f"there is no step '{name}'; there are: {', '.join(names)}", param=f"set.{name}")
+    return tuple(replace(step, config={**step.config, **changes.get(step.name, {})}) for step in steps)
 
 
 def check_order(order: Order, stages: Mapping[str, Stage]) -> None:

@@ -16,6 +16,7 @@ from atoll.gateway.messages_schemas import CountRequest, MessagesRequest
 from atoll.gateway.ocr import OcrRequest
 from atoll.gateway.places import Drill, Explain, StatusChange
 from atoll.gateway.responses_schemas import ResponsesRequest
+from atoll.gateway.runs import NewRun
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
 
 BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
@@ -35,6 +36,7 @@ BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
     ("patch", "/atoll/v1/regions/{id}", "Open, drain or close a region", StatusChange),
     ("post", "/atoll/v1/regions/{id}/drill", "Break a region for a while", Drill),
     ("post", "/atoll/v1/regions/{id}/join", "Become a region, with the token of an invitation", Joining),
+    ("post", "/atoll/v1/runs", "Queue a recipe or steps of your own", NewRun),
     ("post", "/atoll/v1/route/explain", "Where a request would go now, and why", Explain),
 ]
 
@@ -58,6 +60,16 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/atoll/v1/requests/{id}/receipt", "What was processed and stored where, signed", ()),
     ("get", "/atoll/v1/receipts/key", "The public key that receipts are signed with", ()),
     ("get", "/atoll/v1/audit", "The ledger checked against its own rules of residency", ("before", "before_id")),
+    ("get", "/atoll/v1/stages", "Stages with the schema of their config, and recipes", ()),
+    ("get", "/atoll/v1/runs", "Runs, newest first", ("limit",)),
+    ("get", "/atoll/v1/runs/{id}", "One run and its steps", ()),
+    ("get", "/atoll/v1/runs/{id}/events", "A run as it goes on, as server-sent events", ()),
+    ("get", "/atoll/v1/runs/{id}/steps/{step}/view", "The latest picture of a step under way", ()),
+    ("post", "/atoll/v1/runs/{id}/cancel", "Stop a run; it can be resumed", ()),
+    ("post", "/atoll/v1/runs/{id}/resume", "Go on with a run that failed or was cancelled", ()),
+    ("get", "/atoll/v1/artifacts", "What runs have made, newest first", ("limit",)),
+    ("get", "/atoll/v1/artifacts/{digest}", "One artifact, its files and what it was made from", ()),
+    ("get", "/atoll/v1/artifacts/{digest}/files/{path}", "A file of an artifact, or a range of it", ()),
     ("get", "/atoll/v1/catalogue", "Models that can be installed by short name", ()),
     ("delete", "/atoll/v1/models/{id}", "Remove a model", ()),
     ("get", "/healthz", "The process lives", ()),

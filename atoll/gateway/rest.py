@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,13 +19,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atoll.core.errors import AtollError, InvalidRequest, NotFound
-from atoll.gateway.admin import Admin, reply
-from atoll.gateway.audit import Audit
+from atoll.gateway.admin import reply
 from atoll.gateway.errors import error_body
-from atoll.gateway.invites import Invites
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.openapi import document
-from atoll.gateway.places import Places
 
 log = logging.getLogger("atoll.gateway")
 
@@ -54,15 +52,17 @@ class SecureHeaders:
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
+class Part(Protocol):
+    """A part of the API, with its paths."""
+
+    def routes(self) -> list[Route]: ...
+
+
 def build_rest(
-    admin: Admin,
-    places: Places,
-    metrics: Metrics,
-    console: Path,
-    waiting_for: Callable[[], list[str]],
-    audit: Audit | None = None,
-    invites: Invites | None = None,
+    parts: Sequence[Part], metrics: Metrics, console: Path, waiting_for: Callable[[], list[str]]
 ) -> Starlette:
+    """`parts` are asked in this order for what serves a path."""
+
     async def health(_: Request) -> Response:
         return reply({"status": "ok"})
 
@@ -81,10 +81,7 @@ def build_rest(
 
     return Starlette(
         routes=[
-            *places.routes(),
-            *(audit.routes() if audit else ()),
-            *(invites.routes() if invites else ()),
-            *admin.routes(),
+            *(route for part in parts for route in part.routes()),
             Route("/healthz", health),
             Route("/readyz", ready),
             Route("/metrics", prometheus),

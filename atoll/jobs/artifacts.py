@@ -78,11 +78,27 @@ class Shelf:
         made_at = (folder / LABEL).stat().st_mtime if made_at is None else made_at
         return {**row, "made_at": made_at, "path": str(folder.relative_to(self.data))}
 
+    def lineage(self, digest: str) -> list[dict[str, Any]]:
+        """The artifact and all it was made from, each with its parents; one that is gone has no stage."""
+        found: dict[str, dict[str, Any]] = {}
+        waiting = [digest]
+        while waiting:
+            if (name := waiting.pop(0)) in found:
+                continue
+            found[name] = {"digest": name, "kind": None, "stage": None, "parents": {}}
+            with contextlib.suppress(NotFound):
+                artifact = self.get(name)
+                found[name] |= {"kind": artifact.kind, "stage": artifact.stage, "parents": dict(artifact.parents)}
+                waiting += artifact.parents.values()
+        return list(found.values())
+
     def file(self, digest: str, name: str) -> Path:
-        """A file of an artifact. Only names that its label lists exist. Raises NotFound."""
+        """A file that the artifact's label lists; no other exists. Raises NotFound, or Corrupt where it is gone."""
         folder = self.folder(digest)
         if name not in label(folder).files:
             raise NotFound(f"artifact '{digest[:12]}' has no file '{name}'", param="path")
+        if not (folder / name).is_file():
+            raise Corrupt(f"{name} of the artifact {digest[:12]} is missing in {folder}")
         return folder / name
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll.core.errors import AtollError, Conflict, NotFound, Overloaded, to_wire
+from atoll.core.errors import AtollError, Conflict, NotFound, Overloaded, SetupError, to_wire
 from atoll.core.runs import DIGEST, UNFINISHED, Order, Stage, State, check_order
 from atoll.jobs import durable
 from atoll.jobs.artifacts import LABEL, Corrupt, Shelf, label
@@ -31,6 +32,18 @@ STATES: dict[str, State] = {
 GAVE_UP = f"the worker died {durable.RECOVERIES} times over this run; see worker.log in the folder of runs"
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a run was followed: `offsets` into its figures by step, and the `row` as last told."""
+
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    row: Row | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.row is not None and self.row["state"] not in UNFINISHED
 
 
 class Desk:
@@ -60,7 +73,8 @@ class Desk:
             raise Overloaded(f"{MAX_UNFINISHED} runs are waiting already", retry_after=60)
         id = f"run_{time.strftime('%Y%m%d_%H%M%S', time.gmtime())}_{secrets.token_hex(3)}"
         options = {"workflow_name": durable.WORKFLOW, "queue_name": durable.QUEUE, "app_version": durable.VERSION}
-        self._client.enqueue({**options, "workflow_id": id, "workflow_id_reuse_policy": "reject"}, to_json(order))
+        with _database():
+            self._client.enqueue({**options, "workflow_id": id, "workflow_id_reuse_policy": "reject"}, to_json(order))
         return self.row(id)
 
     def rows(self, limit: int = 100) -> list[Row]:
@@ -77,7 +91,8 @@ class Desk:
         """Raises NotFound, or Conflict where it has ended."""
         if self.row(id)["state"] not in UNFINISHED:
             raise Conflict(f"run '{id}' has ended: it is {self.row(id)['state']}")
-        self._client.cancel_workflow(id)
+        with _database():
+            self._client.cancel_workflow(id)
         return self.row(id)
 
     def resume(self, id: str) -> Row:
@@ -86,16 +101,21 @@ class Desk:
         state = self.row(id)["state"]
         if state not in {"failed", "cancelled"}:
             raise Conflict(f"run '{id}' cannot be resumed: it is {state}")
-        self._client.rewind_workflow(id, queue_name=durable.QUEUE)
+        with _database():
+            self._client.rewind_workflow(id, queue_name=durable.QUEUE)
         return self.row(id)
 
-    def figures(self, id: str, offsets: Mapping[str, int]) -> tuple[list[Row], dict[str, int]]:
-        """What steps told beyond `offsets` (by step), and the offsets to go on from."""
-        found, after = [], dict(offsets)
-        for step in self.row(id)["steps"]:
-            lines, after[step["name"]] = read(self._path(id, f"{step['name']}.jsonl"), offsets.get(step["name"], 0))
-            found += [{"step": step["name"], **line} for line in lines]
-        return found, after
+    def news(self, id: str, cursor: Cursor) -> tuple[list[tuple[str, Any]], Cursor]:
+        """What happened to a run since `cursor`, as (name, data), and the cursor to ask with next. Raises NotFound."""
+        row, offsets, lines = self.row(id), dict(cursor.offsets), []
+        for step in row["steps"]:
+            name = step["name"]
+            found, offsets[name] = read(self._path(id, f"{name}.jsonl"), offsets.get(name, 0))
+            lines += [{"step": name, **line} for line in found]
+        told: list[tuple[str, Any]] = [("figures", lines)] if lines else []
+        if row != cursor.row:
+            told.append(("run", row))
+        return told, Cursor(offsets, row)
 
     def view(self, id: str, step: str) -> Path:
         """The latest picture of a step under way. Raises NotFound."""
@@ -131,8 +151,9 @@ class Desk:
 
     def _statuses(self, **which: Any) -> list[Any]:
         """Statuses of this folder's runs. The database is opened for the first time here."""
-        client = self._client
-        return client.list_workflows(name=durable.WORKFLOW, application_name=self.home.application(), **which)
+        with _database():
+            application = self.home.application()
+            return self._client.list_workflows(name=durable.WORKFLOW, application_name=application, **which)
 
     def _stage(self, name: str, param: str = "stage") -> Stage:
         if name not in self.names:
@@ -185,3 +206,15 @@ class Desk:
 
     def _path(self, id: str, name: str) -> Path:
         return self.home.runs / id / name
+
+
+@contextmanager
+def _database() -> Iterator[None]:
+    """Raises NotInstalled, or SetupError where the database of runs does not do its work."""
+    durable.require()
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise SetupError(f"the database of runs cannot be used: {str(error).splitlines()[0]}") from error

@@ -48,7 +48,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[tuple[House, httpx.AsyncClient]
         admin = Admin(house.gateway, house.store.keys, unused, "memory", time.time())
         audit = Audit(admin, open_signer(tmp_path))
         metrics = Metrics(house.gateway.exchange.running)
-        house.gateway.rest = build_rest(admin, Places(admin, unused), metrics, tmp_path, list, audit)
+        house.gateway.rest = build_rest([Places(admin, unused), audit, admin], metrics, tmp_path, list)
         async with httpx.AsyncClient(base_url=house.url, headers={"authorization": f"Bearer {secret}"}) as client:
             yield house, client
 

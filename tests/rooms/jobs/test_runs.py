@@ -18,7 +18,7 @@ from atoll.core.errors import AtollError, Conflict, InvalidRequest, NotFound, Ov
 from atoll.core.runs import Order, Step
 from atoll.jobs import desk as desk_module
 from atoll.jobs.artifacts import Corrupt, verify
-from atoll.jobs.desk import Desk
+from atoll.jobs.desk import Cursor, Desk
 
 
 def test_a_run_leaves_artifacts_with_lineage(shared: Desk) -> None:
@@ -35,9 +35,11 @@ def test_a_run_leaves_artifacts_with_lineage(shared: Desk) -> None:
     assert list(added.files) == ["nested/sum.txt"] and "python" in added.versions
     assert float(shared.shelf.file(added.digest, "nested/sum.txt").read_text()) == sum(map(float, numbers))
     assert {a["digest"] for a in shared.shelf.rows()} >= set(digests(row))
-    lines, after = shared.figures(row["id"], {})
+    told, cursor = shared.news(row["id"], Cursor())
+    lines = dict(told)["figures"]
     assert lines[-1]["figures"] == {"sum": sum(map(float, numbers))} and lines[0]["step"] == "drawn"
-    assert shared.figures(row["id"], after)[0] == []
+    assert dict(told)["run"] == row and cursor.ended
+    assert shared.news(row["id"], cursor) == ([], cursor)
 
 
 def test_the_same_seed_makes_the_same_digests(shared: Desk) -> None:
@@ -86,7 +88,8 @@ def test_a_cancelled_run_stops_and_goes_on_where_it_was(shared: Desk) -> None:
     shared.resume(id)
     row = settle(shared, id)
     assert row["state"] == "done"
-    told = [line["done"] for line in shared.figures(id, {})[0] if line["step"] == "drawn"]
+    lines = dict(shared.news(id, Cursor())[0])["figures"]
+    told = [line["done"] for line in lines if line["step"] == "drawn"]
     assert row["ended_at"] > row["created_at"] and told[-1] == 60
 
 
