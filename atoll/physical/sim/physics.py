@@ -12,6 +12,7 @@ from atoll.core.errors import SimulationFailed
 from atoll.physical.sim.model import has_contact_forces
 
 BAD = slice(mujoco.mjtWarning.mjWARN_BADQPOS.value, mujoco.mjtWarning.mjWARN_BADCTRL.value + 1)
+CONSTANTS_FROM = frozenset(mujoco.MjModel._setconst_inputs)
 CONTACT_FORCES = ("cacc", "cfrc_int", "cfrc_ext")
 
 
@@ -32,7 +33,7 @@ class Physics(Protocol):
         ...
 
     def forward(self, ids: np.ndarray) -> None:
-        """Compute what follows from the state."""
+        """Compute what follows from the model's fields and the state."""
         ...
 
     def failed(self) -> dict[int, str]:
@@ -73,6 +74,8 @@ class Cores:
 
     def forward(self, ids: np.ndarray) -> None:
         try:
+            if self._varies():
+                self.batch.set_const(ids)
             self.batch.forward(ids)
         except mujoco.batch.SimulationError as error:
             raise SimulationFailed(str(error), param="model") from None
@@ -98,6 +101,12 @@ class Cores:
                 self.batch.state[:] = value
             else:
                 self._writable(name)[...] = value
+        if self._varies():
+            self.batch.set_const()
+
+    def _varies(self) -> bool:
+        """Whether constants of the model have to be computed by simulation."""
+        return any(name in CONSTANTS_FROM or name.startswith("opt.") for name in self._fields)
 
     def _writable(self, name: str) -> np.ndarray:
         """A view of the field that may be written, derived or not; `field` gives those that are derived read-only."""

@@ -94,6 +94,8 @@ class Sim:
         if task.before:
             call(self, "before", task.name, task.before)
         self._act()
+        for disturb in task.disturb:
+            call(self, "disturb", task.name, disturb)
         self.physics.step(task.frame_skip)
         self.elapsed += 1
         self.steps += 1
@@ -226,6 +228,7 @@ class Sim:
             call(self, "before", self.task.name, self.task.before)
         self._rewards(), self._terminated(), self._success()
         self._sensors: list[dict[str, Array]] = [{} for _ in self.task.sensors]
+        self._sense(self.all)
 
 
 def on_cores(task: Task, n: int, threads: int = 0) -> Cores:

@@ -25,6 +25,7 @@ Array = np.ndarray
 Term = Callable[["Sim"], Array]
 Sensor = Callable[["Sim", Array, "Array | None", dict[str, Array]], Array]
 Reset = Callable[["Sim", int, np.random.Generator], None]
+Disturb = Callable[["Sim"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,12 @@ class Task:
     (terminates) where a termination says so. `act` writes the simulations' controls from actions (n, nu), which lie
     in `action_low`..`action_high` (None: the actuators' control range); by default the action is the control.
     `reset` writes the state of one simulation, which has the model's defaults, with that simulation's own generator.
-    `randomise` changes model fields of one simulation at each of its resets. `before` is called ahead of each step
-    and keeps in `sim.memory` what terms compare with. `success` tells which simulations have done what was asked,
-    `command_size` values in `sim.command` say what is asked; `command` draws them at a reset and may change them
-    during an episode. `sensors` act on the observation after it is made (noise, delay). With `contact_forces`, fields
-    `cacc`, `cfrc_int` and `cfrc_ext` are computed by each step (MuJoCo leaves them out), and are zero at a reset.
+    `randomise` changes model fields of one simulation at each of its resets, `disturb` the state ahead of each step
+    (pushes). `before` is called ahead of each step and keeps in `sim.memory` what terms compare with. `success` tells
+    which simulations have done what was asked, `command_size` values in `sim.command` say what is asked; `command`
+    draws them at a reset and may change them during an episode. `sensors` act on the observation after it is made
+    (noise, delay). With `contact_forces`, fields `cacc`, `cfrc_int` and `cfrc_ext` are computed by each step (MuJoCo
+    leaves them out), and are zero at a reset.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Task:
     action_high: Array | None = None
     before: Callable[[Sim], None] | None = None
     randomise: tuple[Reset, ...] = ()
+    disturb: tuple[Disturb, ...] = ()
     command_size: int = 0
     command: Callable[[Sim, Array], None] | None = None
     success: Term | None = None
