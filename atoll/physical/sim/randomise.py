@@ -74,7 +74,7 @@ def gravity(low: float, high: float) -> Reset:
 
 
 def push(body: str, every: tuple[float, float], force: float, lasting: float = 0.1) -> Disturb:
-    """Push `body` at its centre of mass in a random horizontal direction with up to `force` N for `lasting` s, at random
+    """Push `body` at its centre of mass, horizontally in any direction, with up to `force` N for `lasting` s, at random
     intervals of `every` s from the episode's begin on. Pushes begin and end with a step."""
     if not 0 < every[0] <= every[1]:
         raise InvalidRequest(f"the time between pushes must be 0 < low <= high, not {every}", param="every")

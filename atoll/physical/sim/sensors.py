@@ -1,4 +1,4 @@
-"""Sensors as they are: noisy, biased, late and coarse. Each function makes one for `Task.sensors`, which apply in order.
+"""Sensors as they are: noisy, biased, late, coarse. Each function makes one for `Task.sensors`, which apply in order.
 
 Observations are named as in the task. All chance comes from each simulation's own generator.
 """
