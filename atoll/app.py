@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -96,8 +97,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         secret, first_run = await _issue_key(store, kind in SHARED)
         now = time.time()
         accounts = await _accounts(stack, store, kind in SHARED, now)
-        cleaning = asyncio.create_task(_housekeeping(store))
-        stack.callback(cleaning.cancel)
+        stack.callback(asyncio.create_task(_housekeeping(store)).cancel)
         fleet = Fleet()
         stack.push_async_callback(fleet.close)
         home = Home(fleet, Site(), settings.region, settings.slots)
@@ -126,29 +126,30 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         metrics = Metrics(exchange.running)
         exchange.observers.append(metrics.observe)
         admin = Admin(gateway, store.keys, library, kind, now)
-        pages = Path(console.__file__).parent
-        invites = Invites(admin, world, joined)
-        audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
-        places = Places(admin, world, _laws(settings))
         board = Board(open_desk(settings), RECIPES)
         stack.push_async_callback(board.close)
         board.start()
-        parts = (places, audit, invites, Work(admin, board, board), admin)
-        gateway.rest = build_rest(parts, metrics, pages, library.waiting_for)
+        regions = (Places(admin, world, _laws(settings)), Invites(admin, world, joined))
+        audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
+        parts = (*regions, audit, Work(admin, board, board), admin)
+        gateway.rest = build_rest(parts, metrics, Path(console.__file__).parent, library.waiting_for)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
         await server.listening.wait()
         gc.freeze()
         gc.set_threshold(50_000)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
         try:
-            yield Cloud(f"http://{shown}:{port}", secret, first_run, library, server)
+            yield Cloud(_address(listener), secret, first_run, library, server)
         finally:
             admin.dismiss()
             board.dismiss()
             server.should_exit = True
             await serving
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def open_desk(settings: Settings) -> Desk:

@@ -7,7 +7,9 @@ from importlib import import_module
 from atoll.core.errors import NotFound, NotInstalled
 from atoll.core.runs import Stage
 
-STAGES: dict[str, str] = {}
+STAGES: dict[str, str] = {
+    "rl": "atoll.physical.rl.stage:STAGE",
+}
 
 
 def load_stage(name: str) -> Stage:
