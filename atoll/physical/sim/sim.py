@@ -19,7 +19,8 @@ WINDOW = 100
 class Step(NamedTuple):
     """What a step returned, for n simulations. Those that ended (`terminated` or `truncated`) have begun anew:
     `observation` is the first of the next episode, `final` maps their ids to the last of the one that ended.
-    `terms` are the weighted rewards by name. `success` is of the state before the new beginning."""
+    `terms` are the weighted rewards by name. `success` is of the state before the new beginning. `broken` are those
+    whose physics broke, and which therefore terminated."""
 
     observation: Array
     reward: Array
@@ -28,6 +29,7 @@ class Step(NamedTuple):
     success: Array
     final: dict[int, Array]
     terms: dict[str, Array]
+    broken: Array
 
 
 class Sim:
@@ -66,6 +68,7 @@ class Sim:
         self.memory: dict[str, Array] = {}
         self.all = np.arange(n)
         self.steps = self.broken = 0
+        self.plan: list[list[int]] = [[] for _ in range(n)]
         self._breaks: list[tuple[int, int]] = []
         self.rng = _generators(range(n))
         self._begin(self.all)
@@ -76,10 +79,13 @@ class Sim:
         """Values of every simulation, (n, ...): data (`xpos`) or model (`body_mass`; writing it is per simulation)."""
         return self.physics.field(name)
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Array:
-        """Begin an episode in every simulation; returns the observations, (n, size)."""
+    def reset(self, seeds: Sequence[int | Sequence[int]] | None = None) -> Array:
+        """Begin an episode in every simulation; returns the observations, (n, size). `seeds` has one seed for each
+        simulation, or the seeds of its coming episodes; after those its generator goes on."""
         if seeds is not None:
-            self.rng = _generators(seeds)
+            if len(seeds) != self.n:
+                raise InvalidRequest(f"there are {len(seeds)} seeds for {self.n} simulations", param="seeds")
+            self.plan = [list(seed) if isinstance(seed, Sequence) else [int(seed)] for seed in seeds]
         self._begin(self.all)
         return self._sense(self.all)
 
@@ -101,10 +107,9 @@ class Sim:
         self.steps += 1
         broken = self._broken()
         rewards, terminated, success = self._rewards(), self._terminated(), self._success()
-        if broken:
-            terminated[broken], success[broken] = True, False
-            for value in rewards.values():
-                value[broken] = 0.0
+        terminated |= broken
+        success &= ~broken
+        reward = self._sum(rewards, broken)
         truncated = (self.elapsed >= task.horizon) & ~terminated
         if task.command:
             call(self, "command", task.name, task.command, np.empty(0, np.int64))
@@ -114,7 +119,7 @@ class Sim:
         if len(ended) and begin:
             self._begin(ended)
             observation[ended] = self._sense(ended)
-        return Step(observation, self._sum(rewards), terminated, truncated, success, final, rewards)
+        return Step(observation, reward, terminated, truncated, success, final, rewards, broken)
 
     def state(self) -> dict[str, Any]:
         """All that the next steps depend on, as arrays and plain values. After `restore` of it, the same actions
@@ -127,6 +132,7 @@ class Sim:
             "command": self.command.copy(),
             "sensors": [{name: value.copy() for name, value in own.items()} for own in self._sensors],
             "rng": [rng.bit_generator.state for rng in self.rng],
+            "plan": [list(seeds) for seeds in self.plan],
             "steps": self.steps,
             "broken": self.broken,
             "breaks": list(self._breaks),
@@ -138,6 +144,7 @@ class Sim:
         for name in ("action", "elapsed", "command"):
             getattr(self, name)[:] = state[name]
         self._sensors = [{name: value.copy() for name, value in own.items()} for own in state["sensors"]]
+        self.plan = [list(seeds) for seeds in state["plan"]]
         self.steps, self.broken, self._breaks = state["steps"], state["broken"], list(state["breaks"])
         for rng, saved in zip(self.rng, state["rng"], strict=True):
             rng.bit_generator.state = saved
@@ -148,6 +155,8 @@ class Sim:
         self.action[ids] = 0
         name = self.task.name
         for i in ids.tolist():
+            if self.plan[i]:
+                self.rng[i] = _generators([self.plan[i].pop(0)])[0]
             for randomise in self.task.randomise:
                 call(self, "randomise", name, randomise, i, self.rng[i])
             call(self, "reset", name, self.task.reset, i, self.rng[i])
@@ -176,9 +185,10 @@ class Sim:
             return np.zeros(self.n, bool)
         return values(self, "success", self.task.name, self.task.success, "b").copy()
 
-    def _sum(self, rewards: dict[str, Array]) -> Array:
+    def _sum(self, rewards: dict[str, Array], broken: Array) -> Array:
         total = np.zeros(self.n)
         for value in rewards.values():
+            value[broken] = 0.0
             total += value
         if not np.isfinite(total).all():
             for name, value in rewards.items():
@@ -199,11 +209,11 @@ class Sim:
         parts = [rows(self, name, term) for name, term in self.task.observations.items()]
         return np.concatenate(parts, axis=1, dtype=self.task.observation_dtype, casting="same_kind")
 
-    def _broken(self) -> list[int]:
-        """Ids of those that broke in this step."""
-        why = self.physics.failed()
+    def _broken(self) -> Array:
+        """Which broke in this step, (n,)."""
+        why, broken = self.physics.failed(), np.zeros(self.n, bool)
         if not why:
-            return []
+            return broken
         self.broken += len(why)
         self._breaks = [(at, many) for at, many in self._breaks if at > self.steps - WINDOW] + [(self.steps, len(why))]
         if (many := sum(many for _, many in self._breaks)) > max(1, self.n / 10):
@@ -212,7 +222,8 @@ class Sim:
                 f"simulations; simulation {next(iter(why))}: {next(iter(why.values()))}",
                 param="task",
             )
-        return list(why)
+        broken[list(why)] = True
+        return broken
 
     def _try_terms(self) -> None:
         """Call every term once: what they read is live from the first step on, and what is wrong with them is said.
