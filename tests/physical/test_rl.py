@@ -21,13 +21,16 @@ from atoll.physical.policy import load_policy
 from atoll.physical.rl import checkpoint, stage
 from atoll.physical.rl.networks import Adam, Mlp
 from atoll.physical.rl.normalise import Moments, Returns
+from atoll.physical.rl.offpolicy import Offpolicy, OffpolicyConfig
 from atoll.physical.rl.ppo import Ppo, PpoConfig, Rollout
+from atoll.physical.rl.replay import Replay
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Reward
 
 pytestmark = pytest.mark.filterwarnings("ignore:compiler attribute 'settotalmass'")
 SMALL = {"sims": 8, "rollout": 16, "minibatch": 64, "epochs": 2, "hidden": [16, 16], "critic_hidden": [16]}
+REPLAYED = {"sims": 8, "rollout": 8, "updates": 4, "batch": 64, "warm": 200, "replay": 1024, "hidden": [16, 16]}
 
 
 class Told:
@@ -43,8 +46,10 @@ class Told:
             raise Cancelled
 
 
-def small(**changes: object) -> stage.RlConfig:
-    return stage.RlConfig(**{"steps": 1024, "seed": 3, "overrides": SMALL, "snapshots": 2} | changes)
+def small(algorithm: str = "ppo", **changes: object) -> stage.RlConfig:
+    overrides = SMALL if algorithm == "ppo" else REPLAYED
+    told = {"steps": 1024, "seed": 3, "overrides": overrides, "snapshots": 2, "algorithm": algorithm}
+    return stage.RlConfig(**told | changes)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -68,6 +73,15 @@ def test_gradients_by_hand_are_the_differences_of_the_loss(activation: str) -> N
             losses.append(float((net(x) * pull).sum(dtype=np.float64)))
         net.theta[i] = kept
         assert net.grad[i] == pytest.approx((losses[0] - losses[1]) / 2e-2, rel=2e-2, abs=2e-2)
+
+
+def test_the_slope_by_the_input_is_the_difference_of_the_output() -> None:
+    chance = np.random.default_rng(0)
+    net, x = Mlp((3, 8, 1), chance), chance.normal(size=(5, 3)).astype(np.float32)
+    slope = net.pull(net.forward(x), np.ones((5, 1), np.float32))
+    for i in range(3):
+        change = np.float32([1e-2 * (k == i) for k in range(3)])
+        np.testing.assert_allclose(slope[:, i], ((net(x + change) - net(x - change)) / 2e-2)[:, 0], atol=2e-3)
 
 
 def test_the_actors_gradient_is_that_of_the_clipped_surrogate() -> None:
@@ -141,6 +155,41 @@ def test_advantages_bootstrap_where_an_episode_was_cut_and_not_where_it_ended() 
     )
 
 
+def test_targets_of_values_are_the_lesser_critic_and_stop_where_an_episode_ended(tmp_path: Path) -> None:
+    config = OffpolicyConfig(sims=2, smooth=0.0, replay=256)
+    learner = Offpolicy(Sim(load_task("half-cheetah"), 2), config, 0, tmp_path)
+    seen = np.random.default_rng(0).normal(size=(6, 17)).astype(np.float32)
+    reward, alive = np.arange(6, dtype=np.float32)[:, None], np.float32([[1], [1], [0], [1], [0], [1]])
+    pairs = np.hstack([seen, np.tanh(learner.slow[0](seen))])
+    lesser = np.minimum(learner.slow[1](pairs), learner.slow[2](pairs))
+    np.testing.assert_allclose(learner.judge(reward, alive, seen), reward + 0.99 * alive * lesser, rtol=1e-5)
+
+
+def test_the_actor_climbs_the_first_critic(tmp_path: Path) -> None:
+    learner = Offpolicy(Sim(load_task("half-cheetah"), 2), OffpolicyConfig(sims=2, replay=256), 0, tmp_path)
+    seen = np.random.default_rng(0).normal(size=(64, 17)).astype(np.float32)
+    judged = lambda: learner.critics[0](np.hstack([seen, np.tanh(learner.actor(seen))])).mean()  # noqa: E731
+    before = judged()
+    for _ in range(20):
+        learner.learn_actions(seen)
+    assert judged() > before + 0.1
+
+
+def test_a_replay_taken_back_finds_every_row_that_it_may_draw(tmp_path: Path) -> None:
+    replay = Replay(tmp_path / "replay.f32", 80, 1)
+    numbers = np.arange(200, dtype=np.float32)[:, None]
+    for at in range(0, 120, 5):
+        replay.add(numbers[at : at + 5])
+    count = replay.keep()
+    assert not replay.overdue(10)
+    assert replay.overdue(11)
+    replay.add(-numbers[:10])
+    again = Replay(tmp_path / "replay.f32", 80, 1)
+    again.restore(count)
+    drawn = again.sample(5000, np.random.default_rng(0))
+    assert set(drawn[:, 0].tolist()) == set(range(40, 120))
+
+
 def test_half_cheetah_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     ppo = Ppo(Sim(load_task("half-cheetah"), 64), PpoConfig(sims=64, minibatch=1024, log_std=-1.0), 0)
     collect, rewards = ppo.collect, []
@@ -192,11 +241,12 @@ stage.run(small(algorithm=sys.argv[3], steps=4096), {}, Path(sys.argv[2]), Told(
 """
 
 
-def test_killed_at_any_moment_a_run_ends_with_the_same_files(tmp_path: Path) -> None:
-    stage.run(small(steps=4096), {}, tmp_path / "whole", Told())
+@pytest.mark.parametrize("algorithm", ["ppo", "offpolicy"])
+def test_killed_at_any_moment_a_run_ends_with_the_same_files(algorithm: str, tmp_path: Path) -> None:
+    stage.run(small(algorithm=algorithm, steps=4096), {}, tmp_path / "whole", Told())
     chance, kills = random.Random(0), 0
     for _ in range(40):
-        argv = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path / "cut"), "ppo"]
+        argv = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path / "cut"), algorithm]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
             assert child.stdout
             assert child.stdout.readline() == b"ready\n"

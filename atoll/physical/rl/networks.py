@@ -59,13 +59,23 @@ class Mlp:
             np.matmul(x.T, slope, out=weight_grad)
             slope.sum(axis=0, out=bias_grad)
             if k:
-                slope = slope @ self.layers[k][0].T
-                if self.activation == TANH:
-                    bent = x * x
-                    np.subtract(1, bent, out=bent)
-                    slope *= bent
-                else:
-                    slope *= x > 0
+                slope = self._bend(x, slope @ self.layers[k][0].T)
+
+    def pull(self, passed: list[Array], slope: Array) -> Array:
+        """The loss's slope by the input, (n, sizes[0]), from its slope by the output; the gradients stay."""
+        for k in range(len(self.layers) - 1, 0, -1):
+            slope = self._bend(passed[k], slope @ self.layers[k][0].T)
+        return slope @ self.layers[0][0].T
+
+    def _bend(self, x: Array, slope: Array) -> Array:
+        """The slope before an activation, whose output was `x`, from the slope behind it, which is written over."""
+        if self.activation == TANH:
+            bent = x * x
+            np.subtract(1, bent, out=bent)
+            slope *= bent
+        else:
+            slope *= x > 0
+        return slope
 
 
 class Adam:

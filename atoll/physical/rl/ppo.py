@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atoll.core.errors import AtollError, InvalidRequest
-from atoll.core.manifest import Manifest
-from atoll.physical.policy import MlpPolicy, limits, spec
+from atoll.core.errors import InvalidRequest
+from atoll.physical.policy import MlpPolicy
+from atoll.physical.rl.learner import Episodes, action_range, check_finite, check_reward, mlp_policy
 from atoll.physical.rl.networks import Adam, Mlp
 from atoll.physical.rl.normalise import Moments, Returns
 from atoll.physical.sim.sim import Sim
@@ -85,14 +86,12 @@ class Rollout:
 class Ppo:
     """`iterate` reads as the algorithm. `state` and `restore` hold everything that the next iterations depend on."""
 
-    def __init__(self, sim: Sim, config: PpoConfig, seed: int):
+    def __init__(self, sim: Sim, config: PpoConfig, seed: int, work: Path | None = None):
         self.sim, self.config = sim, config
         self.rng = np.random.Generator(np.random.PCG64(seed))
         self.observation = sim.reset()
         seen, given = self.observation.shape[1], len(sim.action_low)
-        if not (np.isfinite(sim.action_low).all() and np.isfinite(sim.action_high).all()):
-            raise InvalidRequest(f"'{sim.task.name}' does not bound its actions", param="task")
-        self.half, self.middle = (sim.action_high - sim.action_low) / 2, (sim.action_high + sim.action_low) / 2
+        self.middle, self.half = action_range(sim)
         self.actor = Mlp((seen, *config.hidden, given), self.rng, activation=config.activation, gain=0.01, extra=given)
         self.actor.tail[:] = config.log_std
         self.critic = Mlp((seen, *config.critic_hidden, 1), self.rng, activation=config.activation)
@@ -100,14 +99,11 @@ class Ppo:
         self.critic_adam = Adam(self.critic.theta.size, config.gradient)
         self.normal, self.returns = Moments(seen), Returns(sim.n, config.discount)
         self.rate, self.steps = config.rate, 0
-        self.score = np.zeros(sim.n)
-        self.partial = np.zeros(sim.n, bool)
-        self._stagger()
+        self.episodes = Episodes(sim, self.rng)
 
-    def _stagger(self) -> None:
-        """Episodes begin at different ages, so that a rollout holds all of them; shortened ones are not counted."""
-        self.sim.elapsed[:] = self.rng.integers(0, self.sim.task.horizon, self.sim.n)
-        self.partial[:] = True
+    @property
+    def overdue(self) -> bool:
+        return False
 
     def iterate(self, pool: ThreadPoolExecutor, beat: Callable[[int], None]) -> dict[str, float]:
         """One rollout and the learning from it; `beat(steps)` is called after each step. Returns figures."""
@@ -122,13 +118,7 @@ class Ppo:
         figures["value_loss"] = critic.result()
         self.normal.update(rollout.seen.reshape(-1, rollout.seen.shape[-1]))
         self.steps += len(seen)
-        for name in ("kl", "entropy", "value_loss"):
-            if not np.isfinite(figures[name]):
-                raise AtollError(
-                    f"training diverged after {self.steps} steps: '{name}' is {figures[name]}",
-                    code="diverged",
-                    param=name,
-                )
+        check_finite(figures, self.steps)
         return figures
 
     def collect(self, beat: Callable[[int], None]) -> tuple[Rollout, dict[str, float]]:
@@ -136,29 +126,19 @@ class Ppo:
         rollout = Rollout(config.rollout, sim.n, self.observation.shape[1], len(self.half))
         self.rng.standard_normal(out=rollout.noise, dtype=np.float32)
         deviation = np.exp(self.actor.tail)
-        finished: list[float] = []
-        successes: list[bool] = []
         for t in range(config.rollout):
             rollout.seen[t] = self.observation
             mean = rollout.mean[t] = self.actor(self.normal(rollout.seen[t]))
             action = np.clip(mean + deviation * rollout.noise[t], -1, 1)
             step = sim.step(self.middle + self.half * action)
-            self._check(step.reward, step.terms)
+            check_reward(sim, step)
             self.observation, rollout.reward[t] = step.observation, step.reward
-            rollout.ended[t] = ended = step.terminated | step.truncated
-            self.score += step.reward
-            for i, last in step.final.items():
-                if step.truncated[i]:
-                    rollout.cut.append((t, i, last))
-                if not self.partial[i]:
-                    finished.append(float(self.score[i]))
-                    successes.append(bool(step.success[i]))
-            self.score[ended], self.partial[ended] = 0.0, False
+            rollout.ended[t] = step.terminated | step.truncated
+            rollout.cut += [(t, i, last) for i, last in step.final.items() if step.truncated[i]]
+            self.episodes.add(step)
             beat(self.steps + (t + 1) * sim.n)
         rollout.last[:] = self.observation
-        if not finished:
-            return rollout, {}
-        return rollout, {"return": float(np.mean(finished)), "success": float(np.mean(successes))}
+        return rollout, self.episodes.figures()
 
     def judge(self, rollout: Rollout, seen: Array) -> tuple[Array, Array]:
         """Advantages, normalised, and value targets, each (t * n,): Schulman et al. (2016), equation 16. A truncated
@@ -236,27 +216,9 @@ class Ppo:
         self.actor_adam.step(actor.theta, actor.grad, self.rate)
         return divergence
 
-    def _check(self, reward: Array, terms: dict[str, Array]) -> None:
-        if not np.isfinite(reward).all():
-            bad = [name for name, value in terms.items() if not np.isfinite(value).all()]
-            raise InvalidRequest(
-                f"the reward '{', '.join(bad)}' of '{self.sim.task.name}' is not a number", param="task"
-            )
-
     def policy(self) -> MlpPolicy:
         """What has been learned so far, as it is served: the mean action."""
-        seen, given = spec(self.sim)
-        manifest = Manifest(
-            task=self.sim.task.name, kind="mlp", rate_hz=1 / self.sim.dt, observation=seen, action=given,
-            limits=limits(self.sim), network={"activation": self.config.activation, "squash": "clip"},
-        )  # fmt: skip
-        layers = {
-            f"{i}.{part}": value.copy()
-            for i, pair in enumerate(self.actor.layers)
-            for part, value in zip(("weight", "bias"), pair, strict=True)
-        }
-        around = {"observation.mean": self.normal.shift, "observation.scale": self.normal.scale}
-        return MlpPolicy(manifest, layers | around | {"action.shift": self.middle, "action.scale": self.half})
+        return mlp_policy(self.sim, self.actor, self.normal, "clip")
 
     def state(self) -> dict[str, Any]:
         return {
@@ -264,7 +226,7 @@ class Ppo:
             "actor": self.actor.theta, "critic": self.critic.theta,
             "actor_adam": self.actor_adam.state(), "critic_adam": self.critic_adam.state(),
             "normal": self.normal.state(), "returns": self.returns.state(), "rate": self.rate, "steps": self.steps,
-            "score": self.score, "partial": self.partial,
+            "episodes": self.episodes.state(),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -272,6 +234,5 @@ class Ppo:
         self.rng.bit_generator.state = state["rng"]
         self.observation, self.rate, self.steps = state["observation"], state["rate"], state["steps"]
         self.actor.theta[:], self.critic.theta[:] = state["actor"], state["critic"]
-        for name in ("actor_adam", "critic_adam", "normal", "returns"):
+        for name in ("actor_adam", "critic_adam", "normal", "returns", "episodes"):
             getattr(self, name).restore(state[name])
-        self.score[:], self.partial[:] = state["score"], state["partial"]

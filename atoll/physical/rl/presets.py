@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-PRESETS: dict[str, Mapping[str, Any]] = {
-    "half-cheetah": {"steps": 1_500_000},
+PRESETS: dict[str, dict[str, Mapping[str, Any]]] = {
+    "ppo": {
+        "half-cheetah": {"steps": 1_500_000},
+    },
+    "offpolicy": {},
 }
 
 STEPS = 2_000_000

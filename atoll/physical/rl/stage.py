@@ -9,20 +9,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits
 
 from atoll.core.errors import Conflict, InvalidRequest
 from atoll.core.runs import Reporter, Stage
-from atoll.physical.policy import SPEC, MlpPolicy, save_policy, write
+from atoll.physical.policy import SPEC, save_policy, write
 from atoll.physical.rl import checkpoint
-from atoll.physical.rl.ppo import Ppo, PpoConfig
+from atoll.physical.rl.learner import Learner
 from atoll.physical.rl.presets import PRESETS, STEPS
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
@@ -35,8 +36,9 @@ CURVES = ("return", "success", "kl", "entropy", "value_loss", "loss")
 
 @dataclass(frozen=True, slots=True)
 class RlConfig:
-    """`steps` of 0 are those of the task's preset. `overrides` replace fields of the preset, which is of PpoConfig.
-    `snapshots` policies are kept while it learns. `threads` of 0 are all cores; the result does not depend on it."""
+    """`steps` of 0 are those of the task's preset. `overrides` replace fields of the preset, which is a PpoConfig or an
+    OffpolicyConfig. `snapshots` policies are kept while it learns. `threads` of 0 are all cores; they change no result.
+    """
 
     task: str = "half-cheetah"
     algorithm: str = "ppo"
@@ -54,21 +56,10 @@ class RlConfig:
                 raise InvalidRequest(f"'{name}' must not be negative", param=name)
 
 
-class Learner(Protocol):
-    """What the stage drives. `steps` counts environment steps."""
-
-    steps: int
-
-    def iterate(self, pool: ThreadPoolExecutor, beat: Callable[[int], None]) -> dict[str, float]: ...
-
-    def policy(self) -> MlpPolicy: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: dict[str, Any]) -> None: ...
-
-
-ALGORITHMS: dict[str, tuple[type, type]] = {"ppo": (Ppo, PpoConfig)}
+ALGORITHMS = {
+    "ppo": ("atoll.physical.rl.ppo", "Ppo", "PpoConfig"),
+    "offpolicy": ("atoll.physical.rl.offpolicy", "Offpolicy", "OffpolicyConfig"),
+}
 
 
 def run(config: RlConfig, inputs: Mapping[str, Path], out: Path, report: Reporter) -> None:
@@ -76,23 +67,25 @@ def run(config: RlConfig, inputs: Mapping[str, Path], out: Path, report: Reporte
     work = out / ".work"
     if not (out / SPEC).exists():
         with threadpool_limits(1), ThreadPoolExecutor(1) as pool:
-            learner, total = begin(config)
+            learner, total = begin(config, work)
             curve = _learn(learner, total, config, work, report, pool)
         write(out / "curve.json", json.dumps(curve).encode())
         save_policy(learner.policy(), out)
-    (work / "checkpoint.npz").unlink(missing_ok=True)
+    for name in ("checkpoint.npz", "replay.f32"):
+        (work / name).unlink(missing_ok=True)
 
 
-def begin(config: RlConfig) -> tuple[Learner, int]:
+def begin(config: RlConfig, work: Path) -> tuple[Learner, int]:
     """The learner at its start, and the steps to take."""
     task = load_task(config.task)
-    preset = dict(PRESETS.get(config.task, {})) if config.algorithm == "ppo" else {}
-    total = config.steps or preset.pop("steps", STEPS)
+    preset = dict(PRESETS[config.algorithm].get(config.task, {}))
+    total = config.steps or preset.get("steps", STEPS)
     preset.pop("steps", None)
-    kind, settings = ALGORITHMS[config.algorithm]
-    chosen = settings_from(settings, preset | dict(config.overrides))
+    module, learner, settings = ALGORITHMS[config.algorithm]
+    found = import_module(module)
+    chosen = settings_from(getattr(found, settings), preset | dict(config.overrides))
     sim = Sim(task, chosen.sims, seed=config.seed * 1_000_003, threads=config.threads)
-    return kind(sim, chosen, config.seed), total
+    return getattr(found, learner)(sim, chosen, config.seed, work), total
 
 
 def settings_from(kind: type, values: Mapping[str, Any]) -> Any:
@@ -129,7 +122,7 @@ def _learn(
             curve[name].append(figures.get(name))
         clock.tell(learner.steps, figures)
         _keep(learner, before, total, config.snapshots, work)
-        if clock.due(CHECKPOINT_EVERY_S):
+        if learner.overdue or clock.due(CHECKPOINT_EVERY_S):
             checkpoint.save(path, {"config": told, "learner": learner.state(), "curve": curve})
     return {name: values for name, values in curve.items() if any(v is not None for v in values)}
 
