@@ -41,16 +41,20 @@ from atoll.gateway.leased import LeasedAccounts
 from atoll.gateway.metrics import Metrics
 from atoll.gateway.places import Places
 from atoll.gateway.placing import Placing
+from atoll.gateway.policies import Robots
 from atoll.gateway.receipts import open_signer
 from atoll.gateway.rest import build_rest
 from atoll.gateway.runs import Work
 from atoll.gateway.server import bind, bind_operator, build_server
 from atoll.gateway.tracing import Tracer
+from atoll.jobs.artifacts import Shelf
 from atoll.jobs.board import Board
 from atoll.jobs.desk import Desk
 from atoll.jobs.durable import Home as JobsHome
 from atoll.jobs.process import Hand
 from atoll.physical.recipes import RECIPES
+from atoll.physical.serve.server import Endpoint
+from atoll.physical.serve.service import Service
 from atoll.physical.stages import STAGES, load_stage
 from atoll.regions.catalogue import read_catalogue, read_regions
 from atoll.regions.fleet import Fleet
@@ -121,17 +125,16 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
             stack.push_async_callback(asyncio.to_thread, exchange.tracer.close)
         operator = bind_operator(settings.operator_socket)
         stack.callback(settings.operator_socket.unlink, missing_ok=True)
-        limits = Limits(settings.max_body_bytes)
-        gateway = Gateway(exchange, limits, str(settings.operator_socket), store.responses)
+        gateway = Gateway(exchange, Limits(settings.max_body_bytes), str(settings.operator_socket), store.responses)
         metrics = Metrics(exchange.running)
         exchange.observers.append(metrics.observe)
-        admin = Admin(gateway, store.keys, library, kind, now)
-        board = Board(open_desk(settings), RECIPES)
-        stack.push_async_callback(board.close)
-        board.start()
+        policies = await _policies(stack, settings, fleet)
+        admin = Admin(gateway, store.keys, library, kind, now, policies)
+        board = _board(stack, settings)
         regions = (Places(admin, world, _laws(settings)), Invites(admin, world, joined))
         audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
-        parts = (*regions, audit, Work(admin, board, board), admin)
+        robots = Robots(admin, policies, Endpoint(policies, accounts.identify))
+        parts = (*regions, audit, Work(admin, board, board), robots, admin)
         gateway.rest = build_rest(parts, metrics, Path(console.__file__).parent, library.waiting_for)
         server = build_server(gateway, settings.drain_seconds)
         serving = asyncio.create_task(server.serve(sockets=[listener, operator]))
@@ -141,8 +144,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         try:
             yield Cloud(_address(listener), secret, first_run, library, server)
         finally:
-            admin.dismiss()
-            board.dismiss()
+            for part in (admin, board, policies):
+                part.dismiss()
             server.should_exit = True
             await serving
 
@@ -156,6 +159,22 @@ def open_desk(settings: Settings) -> Desk:
     """Where runs of the physical loop are ordered. Their worker computes on one thread for each of its own."""
     home = JobsHome(settings.data, settings.jobs, "atoll.physical.stages:load_stage")
     return Desk(home, Hand(home, {"OMP_NUM_THREADS": "1", **os.environ}), tuple(STAGES), load_stage)
+
+
+def _board(stack: contextlib.AsyncExitStack, settings: Settings) -> Board:
+    """The runs of the physical loop."""
+    board = Board(open_desk(settings), RECIPES)
+    stack.push_async_callback(board.close)
+    board.start()
+    return board
+
+
+async def _policies(stack: contextlib.AsyncExitStack, settings: Settings, fleet: Fleet) -> Service:
+    """The robot policies in service."""
+    policies = Service(settings.data / "policies", fleet, Shelf(settings.data).folder)
+    stack.push_async_callback(policies.close)
+    await policies.start()
+    return policies
 
 
 async def _accounts(stack: contextlib.AsyncExitStack, store: Store, shared: bool, now: float) -> Accounts:

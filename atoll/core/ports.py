@@ -318,4 +318,29 @@ class Workshop(Protocol):
 
     async def view(self, run: str, step: str) -> Path:
         """The latest picture (JPEG) of a step under way. Raises NotFound."""
+
+
+class Policies(Protocol):
+    """Robot policies that are served (`physical.serve.service.Service`). Rows are as JSON shows them."""
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """`id`, `state` (ready, stopped, failed, missing) and `detail`, `promoted`, `past`, `stop`, `manifest`."""
+        ...
+
+    async def promote(self, name: str, policy: str, report: str, by: Key) -> Mapping[str, Any]:
+        """Serve a policy that its gate's report says has passed; each is a digest or a folder. What it served before
+        is where a rollback goes. Raises InvalidRequest, NotFound, Conflict or SetupError."""
+        ...
+
+    async def rollback(self, name: str, by: Key) -> Mapping[str, Any]:
+        """Serve the version before. Raises NotFound or Conflict."""
+        ...
+
+    async def stop(self, name: str, by: Key, reason: str) -> str:
+        """Emergency stop: only safe actions until `reset` with the token returned, which is empty where it is stopped
+        already and `by` is no admin. Raises NotFound."""
+        ...
+
+    async def reset(self, name: str, token: str, by: Key) -> None:
+        """Raises NotFound, Conflict where it is not stopped, Forbidden for another token."""
         ...

@@ -57,7 +57,10 @@ class Latch(NamedTuple):
 
 
 class Agreed(NamedTuple):
-    """Somebody who may agrees that what is connected moves."""
+    """Somebody who may agrees that what is connected moves. `simulated`: it is a simulation, whose clock may stand
+    still, so that nothing is stale and nobody need watch."""
+
+    simulated: bool = False
 
 
 class Observed(NamedTuple):
@@ -93,7 +96,13 @@ class Released(NamedTuple):
     now: float
 
 
-Event = Agreed | Observed | Inferred | Ticked | Stopped | Released
+class Ended(NamedTuple):
+    """The service, not the client, ends the session."""
+
+    now: float
+
+
+Event = Agreed | Observed | Inferred | Ticked | Stopped | Released | Ended
 
 
 class Infer(NamedTuple):
@@ -144,6 +153,7 @@ class Session:
     rules: Rules
     latch: Latch | None = None
     agreed: bool = False
+    simulated: bool = False
     seq: int = -1
     time: float = -np.inf
     offset: float = np.inf
@@ -179,13 +189,15 @@ def step(session: Session, event: Event) -> Outcome:
         case Ticked():
             return _ticked(session, event.now)
         case Agreed():
-            return replace(session, agreed=True), ()
+            return replace(session, agreed=True, simulated=event.simulated), ()
         case Stopped():
             return _stopped(session, event)
         case Released():
             if session.latch is None or not session.latch.opens(event.token):
                 return session, ()
             return replace(session, latch=None, agreed=False, fresh=True), ()
+        case Ended():
+            return _ended(session, event.now)
 
 
 def _observed(session: Session, seen: Observed) -> Outcome:
@@ -203,7 +215,7 @@ def _observed(session: Session, seen: Observed) -> Outcome:
         session = replace(session, plan=Plan(seen.time - session.rules.dt, start))
     if session.latch is not None:
         return _safe(session, seen.seq, seen.time, seen.now, "stopped")
-    if seen.now - seen.time - offset > session.rules.max_age:
+    if not session.simulated and seen.now - seen.time - offset > session.rules.max_age:
         return _safe(session, seen.seq, seen.time, seen.now, "stale")
     if session.asked is None:
         return replace(session, asked=seen), (Infer(seen.seq, _due(session, seen)),)
@@ -257,6 +269,11 @@ def _stopped(session: Session, stop: Stopped) -> Outcome:
     return _safe(session, seq, max(stop.now - session.offset, 0.0), stop.now, "stopped")
 
 
+def _ended(session: Session, now: float) -> Outcome:
+    moving, session = session.plan is not None, replace(session, agreed=False)
+    return _safe(session, None, now - session.offset, now, "ended") if moving else (session, ())
+
+
 def _safe(session: Session, seq: int | None, time: float, now: float, why: str) -> Outcome:
     """Go to the safe action, or brake and hold, from where the robot was last told to be. Where it was told nothing,
     there is nothing to do."""
@@ -273,7 +290,7 @@ def _safe(session: Session, seq: int | None, time: float, now: float, why: str) 
 def _act(session: Session, told: Course, seq: int | None, time: float, now: float, why: str = "") -> Outcome:
     at_rest = bool(why) and not told.velocities[-1].any() and _arrived(session.rules, told.values[-1])
     act = Act(seq, time, told.values, why, told.hits, session.replaced)
-    acted = None if at_rest else now
+    acted = None if at_rest or session.simulated else now
     return replace(session, plan=Plan(time, told), acted=acted, replaced=(), fresh=session.fresh and bool(why)), (act,)
 
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from atoll import __version__
 from atoll.core.errors import AtollError, Conflict, InvalidRequest, NotFound
 from atoll.core.meter import dollars
-from atoll.core.ports import Keys, Library
+from atoll.core.ports import Keys, Library, Policies
 from atoll.core.residency import allowed
 from atoll.core.types import Entry, Key, Limits, Policy
 from atoll.gateway.accounts import digest
@@ -50,6 +50,7 @@ class Admin:
     library: Library
     store_kind: str
     started_at: float
+    policies: Policies | None = None
     watchers: set[asyncio.Queue[Entry | None]] = field(default_factory=set)
 
     def dismiss(self) -> None:
@@ -101,10 +102,12 @@ class Admin:
     def _models(self) -> list[dict[str, Any]]:
         models, states, created = self.gateway.exchange.models, self.library.states(), int(self.started_at)
         tiers = [(tier, models.resolve(card)) for tier, card in models.tiers.items() if card in models.cards()]
-        return [
-            *(render_model(c, states.get(c.id, {}), created, tier) for tier, c in tiers),
-            *(render_model(c, states.get(c.id, {}), created) for c in models.cards().values()),
-        ]
+        listed = [render_model(c, states.get(c.id, {}), created) for c in models.cards().values()]
+        policies = {row["id"]: row for row in self.policies.rows()} if self.policies else {}
+        for model in listed:
+            if (row := policies.get(model["id"])) is not None:
+                model |= {name: row[name] for name in ("state", "manifest", "promoted")}
+        return [*(render_model(c, states.get(c.id, {}), created, tier) for tier, c in tiers), *listed]
 
     async def me(self, request: Request) -> Response:
         key = self.caller(request)

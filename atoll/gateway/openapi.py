@@ -15,6 +15,7 @@ from atoll.gateway.invites import Joining
 from atoll.gateway.messages_schemas import CountRequest, MessagesRequest
 from atoll.gateway.ocr import OcrRequest
 from atoll.gateway.places import Drill, Explain, StatusChange
+from atoll.gateway.policies import Promote, Reset
 from atoll.gateway.responses_schemas import ResponsesRequest
 from atoll.gateway.runs import NewRun
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
@@ -37,6 +38,8 @@ BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
     ("post", "/atoll/v1/regions/{id}/drill", "Break a region for a while", Drill),
     ("post", "/atoll/v1/regions/{id}/join", "Become a region, with the token of an invitation", Joining),
     ("post", "/atoll/v1/runs", "Queue a recipe or steps of your own", NewRun),
+    ("post", "/atoll/v1/policies/{id}/promote", "Serve a robot policy that passed its gate", Promote),
+    ("post", "/atoll/v1/policies/{id}/reset", "Release a stopped policy, with the stop's token", Reset),
     ("post", "/atoll/v1/route/explain", "Where a request would go now, and why", Explain),
 ]
 
@@ -70,6 +73,10 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/atoll/v1/artifacts", "What runs have made, newest first", ("limit",)),
     ("get", "/atoll/v1/artifacts/{digest}", "One artifact, its files and what it was made from", ()),
     ("get", "/atoll/v1/artifacts/{digest}/files/{path}", "A file of an artifact, or a range of it", ()),
+    ("get", "/atoll/v1/policies", "Robot policies: what is served, under which limits", ()),
+    ("get", "/atoll/v1/policies/{id}", "One robot policy; a WebSocket at /act answers observations", ()),
+    ("post", "/atoll/v1/policies/{id}/rollback", "Serve the version before", ()),
+    ("post", "/atoll/v1/policies/{id}/stop", "Emergency stop; the answer has the token that releases it", ()),
     ("get", "/atoll/v1/catalogue", "Models that can be installed by short name", ()),
     ("delete", "/atoll/v1/models/{id}", "Remove a model", ()),
     ("get", "/healthz", "The process lives", ()),

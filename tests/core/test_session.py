@@ -18,6 +18,7 @@ from atoll.core.session import (
     Act,
     Agreed,
     Command,
+    Ended,
     Event,
     Infer,
     Inferred,
@@ -118,6 +119,14 @@ def test_clocks_that_drift_apart_make_nothing_stale():
         assert talk.act(seq, 0.0, after=10.0, late=0.001 + seq * 10.0 * 5e-5).safe == ""
 
 
+def test_a_simulation_may_stand_still():
+    talk = Talk()
+    talk.tell(Agreed(simulated=True))
+    talk.act(1, 0.5)
+    assert talk.act(2, 0.5, after=60.0, late=59.0).safe == ""
+    assert talk.session.wake() is None
+
+
 def test_a_late_answer_is_not_carried_out():
     talk = agreed(HOME)
     talk.act(1, 0.5)
@@ -191,6 +200,18 @@ def test_a_stop_is_at_once_and_holds_until_its_token():
     assert talk.see(6)[0].code == "consent_required"
     talk.tell(Agreed())
     assert talk.act(7, 0.01).safe == ""
+
+
+def test_a_session_that_is_ended_leaves_the_robot_at_rest():
+    talk = agreed()
+    assert talk.tell(Ended(talk.now)) == ()
+    talk.tell(Agreed())
+    talk.act(1, 0.0)
+    talk.act(2, 0.008)
+    (done,) = talk.tell(Ended(talk.now))
+    assert (done.seq, done.safe) == (None, "ended")
+    assert done.actions[-1] > 0.008
+    assert talk.see(3)[0].code == "consent_required"
 
 
 def test_a_session_that_begins_while_stopped_is_stopped():

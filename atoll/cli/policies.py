@@ -1,0 +1,93 @@
+"""The commands about robot policies: `atoll policies`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atoll.cli.shared import remote, show
+
+if TYPE_CHECKING:
+    from atoll.client import Cloud
+
+NAME = click.argument("name")
+
+
+@click.group()
+def policies() -> None:
+    """Robot policies in service: promote one that passed its gate, roll back, stop, release."""
+
+
+@policies.command("list")
+@remote
+def list_policies(cloud: Cloud, as_json: bool) -> None:
+    """Policies, what is promoted, and whether they are stopped."""
+    from atoll import terminal
+
+    value = cloud.call("GET", "/atoll/v1/policies")
+    if as_json:
+        return show(value)
+    columns = ("NAME", "TASK", "STATE", "VERSION", "RATE HZ", "SESSIONS", "ANSWERED", "DETAIL")
+    terminal.table(columns, [_row(row) for row in value["data"]])
+
+
+def _row(row: dict[str, Any]) -> list[Any]:
+    manifest, promoted = row["manifest"] or {}, row["promoted"] or {"policy": "-"}
+    stop = f"stopped by {row['stop']['by']}: {row['stop']['reason']}" if row["stop"] else ""
+    known = [row["id"], manifest.get("task", "-"), row["state"], promoted["policy"][:12], manifest.get("rate_hz", "-")]
+    return [*known, row["sessions"], row["answered"], row["detail"] or stop]
+
+
+@policies.command()
+@NAME
+@click.argument("policy")
+@click.argument("report")
+@remote
+def promote(cloud: Cloud, as_json: bool, name: str, policy: str, report: str) -> None:
+    """Serve POLICY under NAME. REPORT is that of the gate it passed; both are digests of artifacts, or folders."""
+    body = {"policy": _place(policy), "report": _place(report)}
+    value = cloud.call("POST", f"/atoll/v1/policies/{name}/promote", body)
+    if as_json:
+        return show(value)
+    click.echo(f"{name} is version {value['promoted']['policy'][:12]}, and listens at /atoll/v1/policies/{name}/act")
+
+
+def _place(given: str) -> str:
+    """A folder named relative to here is one of this machine's."""
+    path = Path(given).expanduser()
+    return str(path.absolute()) if path.is_dir() else given
+
+
+@policies.command()
+@NAME
+@remote
+def rollback(cloud: Cloud, as_json: bool, name: str) -> None:
+    """Serve the version before. Sessions under way are ended safely."""
+    value = cloud.call("POST", f"/atoll/v1/policies/{name}/rollback")
+    show(value) if as_json else click.echo(f"{name} is version {value['promoted']['policy'][:12]} again")
+
+
+@policies.command()
+@NAME
+@click.option("--reason", default="", help="What the others are told.")
+@remote
+def stop(cloud: Cloud, as_json: bool, name: str, reason: str) -> None:
+    """Emergency stop: only safe actions, until the token that is printed releases it."""
+    value = cloud.call("POST", f"/atoll/v1/policies/{name}/stop", {"reason": reason})
+    if as_json:
+        return show(value)
+    click.echo(f"{name} is stopped.")
+    if value["token"]:
+        click.echo(f"Release it with: atoll policies reset {name} {value['token']}")
+
+
+@policies.command()
+@NAME
+@click.argument("token")
+@remote
+def reset(cloud: Cloud, as_json: bool, name: str, token: str) -> None:
+    """Release a stopped policy. Nothing moves before somebody agrees to it again."""
+    value = cloud.call("POST", f"/atoll/v1/policies/{name}/reset", {"token": token})
+    show(value) if as_json else click.echo(f"{name} is released.")

@@ -1,0 +1,33 @@
+"""Who moved what, when, which limit was met, which stop was pulled: a file of JSON lines that only grows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+log = logging.getLogger("atoll.physical")
+
+
+class Audit:
+    """Lines are written at once, each in one piece, so that several writers may share the file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, event: str, by: str, **facts: Any) -> None:
+        """`by` is the id of the key whose holder did it. A line that cannot be written goes to the log."""
+        line = orjson.dumps({"at": time.time(), "event": event, "by": by, **facts}) + b"\n"
+        try:
+            os.write(self._file, line)
+        except OSError as error:
+            log.error("%s: %s; the line was %s", self.path, error.strerror, line.decode().strip())
+
+    def close(self) -> None:
+        os.close(self._file)

@@ -1,0 +1,91 @@
+"""A robot policy in the real cloud: promoted by command, in the catalogue, moved over the WebSocket, rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from conftest import Live, start
+from served import gated, mlp
+
+from atoll.core.errors import AtollError
+from atoll.physical.serve.client import connect
+
+SEEN = {"joints": [0.0, 0.0], "goal": [0.5, -0.5]}
+
+
+def atoll(live: Live, *arguments: str) -> Any:
+    told = {"ATOLL_URL": live.url, "ATOLL_API_KEY": live.key}
+    done = subprocess.run(
+        [sys.executable, "-m", "atoll.cli", "policies", *arguments, "--json"],
+        env={**os.environ, **told}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A cloud of its own with the smallest model: what is promoted here is not for other tests to meet."""
+    cloud = start(tmp_path_factory.mktemp("robots"), "--models", "silero-vad")
+    yield cloud
+    assert cloud.stop() == 0
+
+
+def test_a_policy_is_a_model_that_moves_a_robot(live: Live, tmp_path: Path):
+    first = atoll(live, "promote", "arm", *gated(tmp_path))["promoted"]["policy"]
+    (tmp_path / "next").mkdir()
+    second = atoll(live, "promote", "arm", *gated(tmp_path / "next", mlp(gain=0.5)))["promoted"]["policy"]
+    assert first != second
+    assert atoll(live, "rollback", "arm")["promoted"]["policy"] == first
+    model = openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.key).models.retrieve("arm").model_dump()
+    assert (model["task"], model["state"], model["manifest"]["rate_hz"]) == ("policy", "ready", 50.0)
+    with pytest.raises(openai.BadRequestError, match="'arm' is for policy, not for chat"):
+        chat(live, "arm")
+    asyncio.run(drive(live))
+
+
+def chat(live: Live, model: str) -> Any:
+    client = openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.key)
+    return client.chat.completions.create(model=model, messages=[{"role": "user", "content": "move"}])
+
+
+async def drive(live: Live) -> None:
+    """A stop by command reaches the session, and its token releases it."""
+    url = f"ws{live.url[4:]}/atoll/v1/policies/arm/act"
+    async with connect(url, live.key, consent=True) as robot:
+        assert (await robot.act(SEEN)).actions == pytest.approx(np.array([[0.04, -0.04]]))
+        stopped = await asyncio.to_thread(atoll, live, "stop", "arm", "--reason", "drill")
+        assert (await robot.act(SEEN)).safe == "stopped"
+        with pytest.raises(AtollError, match="not the token"):
+            await robot.reset("guess")
+        await asyncio.to_thread(atoll, live, "reset", "arm", stopped["token"])
+        await robot.begin()
+        assert (await robot.act(SEEN)).safe == ""
+
+
+def test_who_may_do_what(live: Live, tmp_path: Path):
+    atoll(live, "promote", "leg", *gated(tmp_path))
+    key = {"authorization": f"Bearer {live.key}"}
+    made = httpx.post(f"{live.url}/atoll/v1/keys", json={"name": "robot"}, headers=key).json()["secret"]
+    robot = {"authorization": f"Bearer {made}"}
+    base = f"{live.url}/atoll/v1/policies"
+    assert httpx.get(base).status_code == 401
+    assert httpx.get(f"{base}/leg", headers=robot).json()["manifest"]["task"] == "two-joints"
+    assert httpx.post(f"{base}/leg/rollback", headers=robot).status_code == 403
+    assert httpx.post(f"{base}/leg/promote", json={"policy": "/a", "report": "/b"}, headers=robot).status_code == 403
+    assert httpx.post(f"{base}/tail/stop", headers=robot).status_code == 404
+    token = httpx.post(f"{base}/leg/stop", headers=robot).json()["token"]
+    assert httpx.post(f"{base}/leg/reset", json={"token": "guess"}, headers=key).status_code == 403
+    assert httpx.post(f"{base}/leg/reset", json={"token": token}, headers=robot).json()["state"] == "ready"
+    assert httpx.post(f"{base}/leg/reset", json={"token": token}, headers=robot).status_code == 409

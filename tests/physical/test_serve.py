@@ -1,0 +1,310 @@
+"""Policies over the WebSocket: what is moved, what is refused, and what a stop stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from served import ADMIN, ADMIN_SECRET, MANIFEST, USER, gated, mlp, policies, service
+from support import OTHER_SECRET, SECRET
+from websockets.asyncio.client import connect as websocket
+
+from atoll.core.errors import AtollError, Conflict, EngineFailed, Forbidden, InvalidRequest, NotFound
+from atoll.physical.serve.client import connect
+from atoll.physical.serve.wire import pack, unpack
+
+HEADERS = {"authorization": f"Bearer {SECRET}"}
+
+
+def seen(goal: float = 0.5, joints: float = 0.0) -> dict[str, Any]:
+    return {"joints": [joints, joints], "goal": [goal, -goal]}
+
+
+async def test_an_observation_is_answered_within_limits(tmp_path: Path):
+    async with policies(tmp_path) as (_, url), connect(url, SECRET, consent=True) as robot:
+        assert robot.metadata["manifest"]["task"] == "two-joints"
+        first = await robot.act(seen(), at=10.0)
+        assert first.actions == pytest.approx(np.array([[0.04, -0.04]]))
+        assert first.limited == ("joints[0]: velocity", "joints[1]: velocity")
+        second = await robot.act(seen(), at=10.02)
+        assert second.actions == pytest.approx(np.array([[0.08, -0.08]]))
+        assert (second.safe, second.time, second.dt) == ("", 10.02, 0.02)
+        flat = await robot.act([0.08, -0.08, 0.1, -0.1], at=10.04)
+        assert flat.actions == pytest.approx(np.array([[0.1, -0.1]]))
+        assert flat.limited == ()
+
+
+async def test_json_is_spoken_to_who_speaks_it(tmp_path: Path):
+    async with (
+        policies(tmp_path) as (_, url),
+        websocket(f"{url}?format=json", additional_headers=HEADERS) as socket,
+    ):
+        assert json.loads(await socket.recv())["type"] == "metadata"
+        await socket.send('{"type": "begin", "consent": true}')
+        assert json.loads(await socket.recv())["type"] == "ready"
+        await socket.send(json.dumps({"type": "observe", "seq": 7, "time": 1.0, "observation": seen(0.02)}))
+        told = json.loads(await socket.recv())
+        assert (told["type"], told["seq"]) == ("action", 7)
+        assert told["actions"] == [[pytest.approx(0.02), pytest.approx(-0.02)]]
+        await socket.send(pack({"type": "observe", "seq": 8, "time": 1.02, "observation": seen(0.02)}))
+        assert unpack(await socket.recv())["seq"] == 8
+
+
+async def test_nothing_moves_without_consent(tmp_path: Path):
+    async with policies(tmp_path) as (_, url), connect(url, SECRET) as robot:
+        with pytest.raises(AtollError, match="agreed"):
+            await robot.act(seen())
+        await robot.begin()
+        assert (await robot.act(seen())).safe == ""
+
+
+async def test_nobody_is_let_in_without_a_key(tmp_path: Path):
+    async with policies(tmp_path) as (_, url):
+        with pytest.raises(EngineFailed, match="401"):
+            async with connect(url, "sk-guess"):
+                pass
+        with pytest.raises(EngineFailed, match=r"404.*there are: arm"):
+            async with connect(url.replace("arm", "leg"), SECRET):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"type": "dance"}, "no message 'dance'"),
+        ({"type": "observe", "seq": 1.5, "observation": seen()}, "'seq'"),
+        ({"type": "observe", "seq": 1, "observation": [0.0, 1.0]}, "2 values, not 4"),
+        ({"type": "observe", "seq": 1, "observation": {"joints": [0, 0]}}, "'goal' must have 2 values, not 0"),
+        ({"type": "observe", "seq": 1, "observation": {**seen(), "more": [1]}}, "no 'more'"),
+        ({"type": "observe", "seq": 1, "observation": seen(float("nan"))}, "'goal' is not finite"),
+        ({"type": "observe", "seq": 1, "observation": seen(9.0)}, "outside -2 to 2 rad"),
+        ({"type": "observe", "seq": 1, "observation": [[1], [1, 2]]}, "different lengths"),
+        ({"type": "observe", "seq": 1, "observation": "up"}, "numbers"),
+        ({"type": "observe", "seq": 1, "time": "now", "observation": seen()}, "'time'"),
+        ({"type": "observe", "seq": 1, "deadline_ms": 0, "observation": seen()}, "'deadline_ms'"),
+        ({"type": "observe", "seq": 1, "observation": {"dtype": "|O", "shape": [4], "data": b""}}, "dtype"),
+        ({"type": "observe", "seq": 1, "observation": {"dtype": "<f4", "shape": [4], "data": b"123"}}, "3 bytes"),
+        ({"type": "begin", "consent": "yes"}, "consent"),
+        ({"type": "reset", "token": "guess"}, "not stopped"),
+        ({"kind": "observe"}, "'type'"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_by_name(tmp_path: Path, message: dict[str, Any], says: str):
+    async with policies(tmp_path) as (_, url), websocket(url, additional_headers=HEADERS) as socket:
+        await socket.recv()
+        await socket.send(pack(message))
+        told = unpack(await socket.recv())
+        assert told["type"] == "error"
+        assert says in told["message"]
+        await socket.send(b"\xc1garbage")
+        assert "neither MessagePack" in unpack(await socket.recv())["message"]
+        await socket.send(pack({"type": "begin", "consent": True}))
+        assert unpack(await socket.recv())["type"] == "ready"
+
+
+async def test_a_stop_reaches_all_sessions_and_holds_until_its_token(tmp_path: Path):
+    heard: list[dict[str, Any]] = []
+    async with policies(tmp_path) as (made, url):
+        async with (
+            connect(url, SECRET, consent=True, listen=heard.append) as robot,
+            connect(url, OTHER_SECRET, consent=True) as other,
+        ):
+            await robot.act(seen(), at=1.0)
+            token = await other.stop("a hand in the way")
+            assert token
+            assert await other.stop("again") == ""
+            held = await robot.act(seen(), at=1.02)
+            assert held.safe == "stopped"
+            assert held.actions == pytest.approx(np.array([[0.04, -0.04]]))
+            assert [message["type"] for message in heard] == ["safe", "stopped"]
+            assert heard[1]["reason"] == "a hand in the way"
+            with pytest.raises(AtollError, match="not the token"):
+                await robot.reset("guess")
+            assert (await robot.act(seen(), at=1.04)).safe == "stopped"
+            await robot.reset(token)
+            with pytest.raises(AtollError, match="agreed"):
+                await robot.act(seen(), at=1.06)
+            await robot.begin()
+            assert (await robot.act(seen(), at=1.08)).safe == ""
+        [row] = made.rows()
+        assert (row["state"], row["stop"]) == ("ready", None)
+
+
+async def test_a_stop_outlives_a_restart_and_an_admin_gets_a_new_token(tmp_path: Path):
+    async with policies(tmp_path) as (made, _):
+        assert await made.stop("arm", USER, "smoke")
+    async with service(tmp_path / "data") as made:
+        [row] = made.rows()
+        assert (row["state"], row["stop"]["reason"]) == ("stopped", "smoke")
+        assert await made.stop("arm", USER, "") == ""
+        token = await made.stop("arm", ADMIN, "")
+        with pytest.raises(Forbidden):
+            await made.reset("arm", "guess", ADMIN)
+        await made.reset("arm", token, USER)
+        assert made.rows()[0]["state"] == "ready"
+
+
+async def test_the_watchdog_speaks_when_nobody_does(tmp_path: Path):
+    heard: list[dict[str, Any]] = []
+    async with policies(tmp_path) as (made, url):
+        made.served("arm").rules = replace(made.served("arm").rules, watchdog=0.05)
+        async with connect(url, SECRET, consent=True, listen=heard.append) as robot:
+            await robot.act(seen(), at=1.0)
+            async with asyncio.timeout(5):
+                while not heard:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+    assert (heard[0]["type"], heard[0]["reason"], heard[0]["seq"]) == ("safe", "watchdog", None)
+
+
+class Slow:
+    """Takes its time, and says what it was asked."""
+
+    manifest = MANIFEST
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def act(self, observation: np.ndarray, images: Any = None) -> np.ndarray:
+        self.asked.append(float(observation[0, 2]))
+        time.sleep(0.03)
+        return observation[:, None, 2:]
+
+
+async def test_a_slow_policy_answers_the_newest_and_in_time_or_safely(tmp_path: Path):
+    async with policies(tmp_path) as (made, url):
+        served = made.served("arm")
+        slow = served.policy = Slow()  # type: ignore[assignment]
+        served.quick, served._pool = False, ThreadPoolExecutor(1)
+        async with websocket(url, additional_headers=HEADERS) as socket:
+            await socket.recv()
+            await socket.send(pack({"type": "begin", "consent": True}))
+            await socket.recv()
+            for seq, goal in enumerate((0.1, 0.2, 0.3)):
+                message = {"type": "observe", "seq": seq, "time": seq * 0.02, "observation": seen(goal)}
+                await socket.send(pack(message))
+            told = [unpack(await socket.recv()) for _ in range(2)]
+            assert [(m["type"], m["seq"], m["dropped"]) for m in told] == [("action", 0, [1]), ("action", 2, [])]
+            assert slow.asked == pytest.approx([0.1, 0.3])
+            message = {"type": "observe", "seq": 3, "time": 0.1, "observation": seen(), "deadline_ms": 5}
+            await socket.send(pack(message))
+            told = [unpack(await socket.recv())]
+            assert (told[0]["type"], told[0]["seq"], told[0]["reason"]) == ("safe", 3, "deadline")
+
+
+async def test_a_policy_that_raises_is_safe_and_in_the_audit(tmp_path: Path):
+    class Broken:
+        manifest = MANIFEST
+
+        def act(self, *_: Any) -> np.ndarray:
+            raise ValueError("no such joint")
+
+    async with policies(tmp_path) as (made, url), connect(url, SECRET, consent=True) as robot:
+        await robot.act(seen(), at=1.0)
+        made.served("arm").policy = Broken()  # type: ignore[assignment]
+        assert (await robot.act(seen(), at=1.02)).safe == "policy_failed"
+    assert "no such joint" in (tmp_path / "data/arm/audit.jsonl").read_text()
+
+
+async def test_only_what_passed_its_gate_is_served(tmp_path: Path):
+    async with service(tmp_path / "data") as made:
+        with pytest.raises(InvalidRequest, match="its gate said 'fail'"):
+            await made.promote("arm", *gated(tmp_path, decision="fail"), ADMIN)
+        policy, report = gated(tmp_path)
+        (tmp_path / "other").mkdir()
+        other, _ = gated(tmp_path / "other", mlp(gain=0.5))
+        with pytest.raises(InvalidRequest, match="not about this policy"):
+            await made.promote("arm", other, report, ADMIN)
+        with pytest.raises(InvalidRequest, match="lower-case"):
+            await made.promote("../arm", policy, report, ADMIN)
+        with pytest.raises(NotFound, match="neither the digest"):
+            await made.promote("arm", "policy", report, ADMIN)
+        with pytest.raises(NotFound, match="no artifact"):
+            await made.promote("arm", "0" * 64, report, ADMIN)
+        made._catalogue.tiers["max"] = "some-model"  # type: ignore[index]
+        with pytest.raises(Conflict, match="name of a model"):
+            await made.promote("max", policy, report, ADMIN)
+        assert not made.rows()
+        await made.promote("arm", policy, report, ADMIN)
+        with pytest.raises(Conflict, match="promoted already"):
+            await made.promote("arm", policy, report, ADMIN)
+        with pytest.raises(Conflict, match="no version"):
+            await made.rollback("arm", ADMIN)
+
+
+async def test_a_rollback_serves_the_version_before_and_ends_sessions(tmp_path: Path):
+    async with policies(tmp_path) as (made, url):
+        first = made.rows()[0]["promoted"]["policy"]
+        (tmp_path / "next").mkdir()
+        await made.promote("arm", *gated(tmp_path / "next", mlp(gain=0.5)), ADMIN)
+        second = made.rows()[0]["promoted"]["policy"]
+        assert first != second
+        async with connect(url, SECRET, consent=True) as robot:
+            assert robot.metadata["version"] == second
+            assert (await robot.act(seen(0.04))).actions[0, 0] == pytest.approx(0.02)
+            await made.rollback("arm", ADMIN)
+            with pytest.raises(EngineFailed, match="another version is promoted"):
+                await robot.act(seen())
+        async with connect(url, SECRET, consent=True) as robot:
+            assert robot.metadata["version"] == first
+            assert (await robot.act(seen(0.04))).actions[0, 0] == pytest.approx(0.04)
+
+
+async def test_a_version_that_was_changed_on_disk_is_not_served(tmp_path: Path):
+    async with policies(tmp_path) as (made, _):
+        folder = made.records.folder("arm", made.rows()[0]["promoted"]["policy"])
+    (folder / "policy.json").write_text((folder / "policy.json").read_text().replace("50.0", "500.0"))
+    async with service(tmp_path / "data") as made:
+        [row] = made.rows()
+        assert row["state"] == "failed"
+        assert "changed on disk" in row["detail"]
+        with pytest.raises(InvalidRequest, match="changed on disk"):
+            made.served("arm")
+
+
+async def test_without_the_extra_it_is_listed_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with policies(tmp_path):
+        pass
+    for name in ("safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "atoll.physical.policy")
+    async with service(tmp_path / "data") as made:
+        [row] = made.rows()
+        assert (row["state"], row["manifest"]) == ("missing", None)
+        assert "make physical" in row["detail"]
+
+
+async def test_the_audit_tells_who_moved_what(tmp_path: Path):
+    async with policies(tmp_path) as (made, url):
+        async with connect(url, SECRET, consent=True) as robot:
+            for i in range(5):
+                await robot.act(seen(), at=1.0 + i * 0.02)
+        await made.stop("arm", ADMIN, "drill")
+    lines = [json.loads(line) for line in (tmp_path / "data/arm/audit.jsonl").read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events == ["promoted", "session_begins", "consent", "met", "met", "session_ends", "stopped"]
+    assert lines[3]["what"] == "limit joints[0]: velocity"
+    assert lines[5]["answered"] == 5
+    assert lines[5]["met"] == {"limit joints[0]: velocity": 5, "limit joints[1]: velocity": 5}
+    assert (lines[1]["by"], lines[6]["by"]) == (USER.id, ADMIN.id)
+    assert ADMIN_SECRET not in str(lines)
+
+
+async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path):
+    async with policies(tmp_path) as (made, url), websocket(url, additional_headers=HEADERS) as socket:
+        await socket.recv()
+        await socket.send(pack({"type": "begin", "consent": True}))
+        await socket.recv()
+        [line] = made.served("arm").lines
+        for _ in range(300):
+            line._send({"type": "safe", "seq": None})
+        async with asyncio.timeout(5):
+            await socket.wait_closed()
+        assert socket.close_code == 1013
