@@ -143,7 +143,7 @@ def speed(runs: int) -> dict:
     view = fleet(29, 64)
     memory, prompts = full_memory(view)
     asked = requests(prompts, 10 * BATCH)
-    europe = [dataclasses.replace(r, allowed=frozenset(f"r{i}" for i in range(8))) for r in asked]
+    europe = [r._replace(allowed=frozenset(f"r{i}" for i in range(8))) for r in asked]
     one, few = fleet(1, 1), fleet(29, 1)
     slow = asked[:BATCH]
     out = {

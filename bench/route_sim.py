@@ -17,6 +17,7 @@ import statistics
 from collections import OrderedDict, deque
 from pathlib import Path
 
+from atoll.core.distance import great_circle
 from atoll.core.policies import Policy
 from atoll.core.prefix import OFFSETS, Memory, blocks
 from atoll.core.route import BYTES_PER_TOKEN, JOULES_PER_KWH, Objective, Request
@@ -56,21 +57,15 @@ class World:
 
 def world(each: int, seed: int = 5) -> World:
     rng = random.Random(seed)
-    rows = [row for row in read_regions() if row["status"] == "live"]
-    ids = tuple(row["id"] for row in rows)
-    rtts = tuple({b["id"]: 0.002 + 1.5 * 2 * _km(a, b) / 200_000 for b in rows} for a in rows)
+    live = [region for region in read_regions() if region.status == "live"]
+    ids = tuple(region.id for region in live)
+    rtts = tuple(
+        {b.id: 0.002 + 1.5 * 2 * great_circle(a.lat, a.lon, b.lat, b.lon) / 200_000 for b in live} for a in live
+    )
     carbon = {id: rng.uniform(20, 800) for id in ids}
     factor = {id: rng.uniform(0.7, 1.3) for id in ids}
     price = {id: Price(round(150 * f), round(600 * f), round(30 * f)) for id, f in factor.items()}
     return World(each, ids, rtts, carbon, price)
-
-
-def _km(a: dict, b: dict) -> float:
-    """Great-circle distance by the haversine formula."""
-    p, q = math.radians(a["lat"]), math.radians(b["lat"])
-    half = math.sin((q - p) / 2) ** 2
-    half += math.cos(p) * math.cos(q) * math.sin(math.radians(b["lon"] - a["lon"]) / 2) ** 2
-    return 2 * 6371 * math.asin(math.sqrt(half))
 
 
 def conversations(where: World, rate: float, seconds: float, hot: float, skew: float = 0.6) -> list[Arrival]:
