@@ -32,7 +32,8 @@ class Params:
     """How to serve. `context` is tokens per slot; `prompt_cache_mib` bounds prompts kept beside the slots.
 
     `batch` is tokens per prefill step: a departed client is noticed and other streams go on after each one,
-    so a larger batch prefills faster and stalls others longer (128: at most 2.3 s on two cores).
+    so a larger batch prefills faster and stalls others longer (128: at most 2.3 s on two idle cores; the runner asks
+    for less at a time where the machine is slower).
     """
 
     model: str

@@ -2,7 +2,10 @@
 
 llama.cpp fills its batches from the slots in order, so that one long prompt would keep every request in a later
 slot waiting until it is read. A long prompt is therefore sent in growing prefixes, each of which finds the one
-before in the slot's cache; between two of them the others have their turn.
+before in the slot's cache; between two of them the others have their turn. A piece is as long as was lately read in
+`PIECE_S`, so that others wait as long on a busy machine as on an idle one. The last token of a long prompt is read
+alone, as llama.cpp does with a prompt that it has in its cache: its kernels for one token and for many differ, and an
+answer would otherwise depend on what was cached.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from atoll.engines.llamacpp.dialect import COUNT, LlamaDialect
 
 COMPLETIONS = "/v1/completions"
 PIECE = 256
+PIECE_S = 0.75
+GRID = 32
 LONG_TEXT = 2 * PIECE
-REMEMBERED = 512
+REMEMBERED = 16_384
 
 
 class LlamaRunner:
@@ -33,6 +38,7 @@ class LlamaRunner:
         self.card = card
         self.dialect = LlamaDialect()
         self._read: dict[int, None] = {}
+        self._pace = PIECE / 2
 
     async def count(self, body: dict[str, Any], post: Post) -> int:
         told = await self._ask(post, COUNT, self.dialect.count(self.card, body))
@@ -49,12 +55,17 @@ class LlamaRunner:
             path, sent = COMPLETIONS, await self._templated(sent, post)
             fresh = await self._prefill(sent, sent_before, post)
         account = Account(len(sent_before), fresh)
+        made: list[int] = []
         ids = TokenIds(self, post)
         async for event in self._events(post, path, sent):
             raw = await ids.take(event)
             account.note(event)
             for chunk in decoder.feed(event):
-                yield account.correct(ids.attach(chunk, raw))
+                chunk = account.correct(ids.attach(chunk, raw))
+                made += [t for c in chunk["choices"][:1] if c["index"] == 0 for t in c["token_ids"] or ()]
+                yield chunk
+        if isinstance(prompt := sent.get("prompt"), list) and made and isinstance(prompt[0], int):
+            self._known([*prompt, *made])
 
     async def _templated(self, sent: dict[str, Any], post: Post) -> dict[str, Any]:
         """A chat request as a completion of its templated prompt: only completions tell token ids."""
@@ -79,20 +90,29 @@ class LlamaRunner:
             return 0
         if len(prompt) + 1 > self.card.context:
             return 0
-        fresh = 0
-        for end in self._pieces(prompt):
+        fresh, end, last = 0, self._known(prompt), len(prompt) - 1
+        if last < PIECE or last - end < GRID:
+            return 0
+        while end < last:
+            end = min(end + self._step(), last)
             asked = {"prompt": prompt[:end], "n_predict": 0, "stream": True, "return_progress": True}
             async for event in self._events(post, "/completion", asked):
-                if "timings" in event:
-                    fresh += event["timings"]["prompt_n"]
+                if told := event.get("timings"):
+                    fresh += told["prompt_n"]
+                    self._pace = 1000 * told["prompt_n"] / max(told["prompt_ms"], 1)
         return fresh
 
-    def _pieces(self, prompt: list[int]) -> list[int]:
-        """Where to cut. A shorter prompt would cut a slot's cache short, so the first piece goes beyond what was read
-        lately; if the slot has lost that, the first piece is long, and others wait for it once."""
+    def _step(self) -> int:
+        """Tokens of the next piece."""
+        return max(GRID, min(PIECE, int(self._pace * PIECE_S) // GRID * GRID))
+
+    def _known(self, prompt: list[int]) -> int:
+        """How much of a prompt was read lately; from now on, all of it was. A shorter prompt would cut a slot's cache
+        short, so the first piece goes beyond that; if the slot has lost it, the first piece is long, and others wait
+        for it once."""
         marks, seal = {}, 0
-        for end in range(PIECE, len(prompt) - PIECE, PIECE):
-            seal = zlib.crc32(array("i", prompt[end - PIECE : end]).tobytes(), seal)
+        for end in range(GRID, len(prompt), GRID):
+            seal = zlib.crc32(array("i", prompt[end - GRID : end]).tobytes(), seal)
             marks[end] = seal
         known = max((end for end, seal in marks.items() if seal in self._read), default=0)
         for seal in marks.values():
@@ -100,7 +120,7 @@ class LlamaRunner:
             self._read[seal] = None
         while len(self._read) > REMEMBERED:
             self._read.pop(next(iter(self._read)))
-        return [end for end in marks if end > known]
+        return known
 
     async def _tokens(self, text: str, post: Post, special: bool = True) -> list[int]:
         asked = {"content": text, "add_special": special, "parse_special": special}

@@ -8,8 +8,11 @@ import sys
 import time
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import httpx
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -18,7 +21,7 @@ from atoll.engines.cardfiles import EMBEDDED, read_cards
 from atoll.engines.llamacpp import schemas
 from atoll.engines.llamacpp.child import Params
 from atoll.engines.llamacpp.engine import Events, LlamaEngine, locate, plan
-from atoll.engines.llamacpp.runner import LlamaRunner
+from atoll.engines.llamacpp.runner import GRID, PIECE, LlamaRunner
 
 CARD = read_cards(EMBEDDED)["smollm2-135m"]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -435,3 +438,55 @@ async def test_an_answer_goes_on_after_tokens_of_an_earlier_one(engine):
     with pytest.raises(InvalidRequest, match="only one choice without grammar"):
         schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
         await engine.all({**body, "response_format": schema, "continue_token_ids": begun})
+
+
+class Busy:
+    """An engine that reads a prompt at a given pace, as its timings say; nothing waits. Keeps where prompts ended."""
+
+    def __init__(self, pace: float) -> None:
+        self.pace, self.cached = pace, 0
+        self.ends: list[int] = []
+
+    async def post(self, path: str, body: bytes) -> Any:
+        asked = orjson.loads(body)
+        end = len(asked["prompt"])
+        self.ends.append(end)
+        fresh = max(1, end - self.cached)
+        self.cached = end
+        if path == "/completion":
+            event: dict = {"timings": {"prompt_n": fresh, "prompt_ms": 1000 * fresh / self.pace}}
+        else:
+            choice = {"index": 0, "text": "", "finish_reason": "stop"}
+            told = {"tokens_predicted": GRID, "tokens": [7] * GRID, "content": "x"}
+            event = {"choices": [{**choice, "text": "x"}], "__verbose": told}
+        return Said(b"data: " + orjson.dumps(event) + b"\n\ndata: [DONE]\n\n")
+
+
+class Said:
+    def __init__(self, data: bytes) -> None:
+        self.status, self.left = 200, [data]
+
+    async def read(self) -> bytes:
+        return self.left.pop() if self.left else b""
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("pace", "longest"), [(1000.0, PIECE), (100.0, 64), (5.0, GRID)])
+async def test_a_busy_engine_reads_in_shorter_pieces_and_the_last_token_alone(pace, longest):
+    engine, runner = Busy(pace), LlamaRunner(CARD)
+
+    async def ask(prompt: list[int]) -> list[int]:
+        engine.ends.clear()
+        body = {"model": "m", "prompt": prompt, "max_tokens": 1}
+        assert [c async for c in runner.answer(COMPLETIONS, body, engine.post)]
+        return list(engine.ends)
+
+    prompt = list(range(1000))
+    ends = await ask(prompt)
+    assert ends[-2:] == [999, 1000]
+    steps = [b - a for a, b in pairwise(ends[:-1])]
+    assert max(steps) == longest and min(steps[:-1]) == longest
+    assert await ask(prompt) == [1000], "what is cached is not read again"
+    longer = await ask([*prompt, *[7] * GRID, *range(500)])
+    assert longer[0] > 1000 + GRID - GRID % 32, "nor cut short, the answer included"
