@@ -182,7 +182,9 @@ class Places(Protocol):
 class Responses(Protocol):
     """Stored answers of the Responses API, so that a later request can continue one."""
 
-    async def put(self, id: str, key_id: str, body: dict[str, Any], expires_at: float) -> None: ...
+    async def put(self, id: str, key_id: str, body: dict[str, Any], expires_at: float) -> None:
+        """What a key stores is bounded in number and bytes: the oldest make room."""
+        ...
 
     async def get(self, id: str, key_id: str, now: float) -> dict[str, Any]:
         """Raises NotFound: unknown, expired, or another key's."""

@@ -15,6 +15,7 @@ from atoll.core.places import RegionStatus
 from atoll.core.quota import WINDOW, Account, Reject, Slot
 from atoll.core.types import Entry, Key, Limits
 from atoll.store.months import INTERRUPTED, month_end, period, settled_at
+from atoll.store.responses import surplus
 
 
 class Written:
@@ -162,6 +163,9 @@ class MemoryResponses:
         if id in self._bodies and self._bodies[id][0] != key_id:
             raise Conflict(f"the response id '{id}' is taken")
         self._bodies[id] = (key_id, orjson.dumps(body), expires_at)
+        own = [(expires, id, len(raw)) for id, (owner, raw, expires) in self._bodies.items() if owner == key_id]
+        for old in surplus((id, size) for _, id, size in sorted(own, reverse=True)):
+            del self._bodies[old]
 
     async def get(self, id: str, key_id: str, now: float) -> dict[str, Any]:
         owner, body, expires_at = self._bodies.get(id, ("", b"", 0.0))

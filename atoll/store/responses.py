@@ -1,7 +1,8 @@
-"""Stored answers of the Responses API in SQL."""
+"""Stored answers of the Responses API in SQL. Of each key the newest are kept, up to a number and a sum of bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,19 @@ from atoll.core.errors import Conflict, NotFound
 from atoll.store.readers import Readers
 from atoll.store.schema import responses
 from atoll.store.writer import Writer
+
+MOST = 1000
+MOST_BYTES = 256 * 1024 * 1024
+
+
+def surplus(kept: Iterable[tuple[str, int]]) -> list[str]:
+    """The ids beyond what a key may store; `kept` is (id, bytes), newest first. The newest one always stays."""
+    found, total = [], 0
+    for n, (id, size) in enumerate(kept):
+        total += size
+        if n and (n >= MOST or total > MOST_BYTES):
+            found.append(id)
+    return found
 
 
 def missing(id: str) -> NotFound:
@@ -25,7 +39,8 @@ class SqlResponses:
 
     async def put(self, id: str, key_id: str, body: dict[str, Any], expires_at: float) -> None:
         """Raises Conflict when another key has stored something under this id."""
-        row = {"id": id, "key_id": key_id, "body": orjson.dumps(body).decode(), "expires_at": expires_at}
+        raw = orjson.dumps(body)
+        row = {"id": id, "key_id": key_id, "body": raw.decode(), "expires_at": expires_at, "size": len(raw)}
         await self._writer.run(partial(_put, row=row))
 
     async def get(self, id: str, key_id: str, now: float) -> dict[str, Any]:
@@ -53,6 +68,9 @@ def _put(connection: Connection, row: dict[str, Any]) -> None:
         connection.execute(update(responses).where(c.id == row["id"]).values(row))
     else:
         raise Conflict(f"the response id '{row['id']}' is taken")
+    kept = select(c.id, c.size).where(c.key_id == row["key_id"]).order_by(c.expires_at.desc(), c.id.desc())
+    if old := surplus((id, size) for id, size in connection.execute(kept)):
+        connection.execute(delete(responses).where(c.id.in_(old)))
 
 
 def _delete(connection: Connection, id: str, key_id: str) -> int:

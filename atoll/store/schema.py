@@ -120,8 +120,10 @@ responses = Table(
     Column("key_id", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("expires_at", Double, nullable=False),
+    Column("size", BigInteger, nullable=False, server_default=text("0")),
 )
 Index("responses_expires_at", responses.c.expires_at)
+Index("responses_of_key", responses.c.key_id, responses.c.expires_at, responses.c.size)
 
 
 def to_row(entry: Entry, gateway: str) -> tuple[Any, ...]:

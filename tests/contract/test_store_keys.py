@@ -9,7 +9,7 @@ import pytest
 from atoll.core.errors import Conflict, NotFound
 from atoll.core.places import Residency
 from atoll.core.types import Key, Limits, Policy
-from atoll.store import Store
+from atoll.store import Store, responses
 
 POLICY = Policy(Residency(("eu", "us-east-1"), ("eu",), "queue"), "hot", "restart", 9)
 KEY = Key("k1", "laptop", "admin", "ab" * 32, "…f3a9", Limits(10, 2000, 5_000_000_000), 100.5, 200.25, None, POLICY)
@@ -59,6 +59,27 @@ async def test_a_response_is_replaced_by_its_owner_only(store: Store):
     assert await store.responses.get("resp_1", "k1", 150.0) == {"n": 2}
     with pytest.raises(Conflict, match="resp_1"):
         await store.responses.put("resp_1", "k2", {"n": 3}, 300.0)
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MOST", 3), ("MOST_BYTES", 3 * 110)])
+async def test_the_oldest_responses_of_a_key_make_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+):
+    monkeypatch.setattr(responses, bound, value)
+    await store.responses.put("other", "k2", {"x": "y" * 100}, 1.0)
+    for n in range(5):
+        await store.responses.put(f"resp_{n}", "k1", {"x": "y" * 100}, 100.0 + n)
+    kept = [n for n in range(5) if await stored(store, f"resp_{n}", "k1")]
+    assert kept == [2, 3, 4] and await stored(store, "other", "k2")
+    await store.responses.put("large", "k1", {"x": "y" * 1000}, 200.0)
+    assert await stored(store, "large", "k1"), "the newest always stays"
+
+
+async def stored(store: Store, id: str, key_id: str) -> bool:
+    try:
+        return bool(await store.responses.get(id, key_id, 0.0))
+    except NotFound:
+        return False
 
 
 async def test_deleted_and_purged_responses_are_gone(store: Store):
