@@ -39,12 +39,12 @@ def brings_text(chunk: Chunk) -> bool:
 def well_made(chunk: Chunk) -> bool:
     """Whether it can be part of an answer: an engine that is out of its mind may send any JSON."""
     try:
-        return all(
-            type(choice["index"]) is int
-            and isinstance(choice.get("delta", {}), dict)
-            and isinstance(said(choice)[1], str)
-            and isinstance(choice.get("token_ids"), list | None)
-            for choice in chunk.get("choices") or ()
-        )
+        for choice in chunk.get("choices") or ():
+            ids = choice.get("token_ids")
+            if type(choice["index"]) is not int or (ids is not None and type(ids) is not list):
+                return False
+            if type(choice.get("delta", {})) is not dict or type(said(choice)[1]) is not str:
+                return False
     except (AttributeError, KeyError, TypeError):
         return False
+    return True
