@@ -130,16 +130,18 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def process(argv: Sequence[str | Path], core: int, log: Path, **options: object) -> Iterator[subprocess.Popen]:
-    """Start `argv` in a session of its own, pinned to `core`; its session is ended on the way out, whatever happens."""
+def process(
+    argv: Sequence[str | Path], core: int | set[int], log: Path, **options: object
+) -> Iterator[subprocess.Popen]:
+    """Start `argv` in a session of its own, pinned to `core` (or several); the session is ended on the way out,
+    whatever happens."""
     with log.open("ab") as sink:
         child = subprocess.Popen(
             [str(part) for part in argv],
-            stdin=subprocess.DEVNULL,
             stderr=sink,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-            **({"stdout": sink} | options),
+            preexec_fn=lambda: os.sched_setaffinity(0, {core} if isinstance(core, int) else core),
+            **({"stdin": subprocess.DEVNULL, "stdout": sink} | options),
         )
     try:
         yield child

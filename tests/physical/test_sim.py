@@ -127,3 +127,14 @@ def test_a_wrong_action_is_refused_by_name() -> None:
 def test_an_unknown_task_is_named() -> None:
     with pytest.raises(NotFound, match="no task 'half-zebra'"):
         load_task("half-zebra")
+
+
+def test_steps_do_not_read_the_clock() -> None:
+    Sim(load_task("hopper"))
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_step(model, data, 5)
+    timer = data.timer[mujoco.mjtTimer.mjTIMER_STEP]
+    assert (timer.number, timer.duration) == (5, 0)

@@ -45,6 +45,16 @@ def quieten() -> None:
         config.set()
 
 
+@cache
+def stop_timers() -> None:
+    """MuJoCo does not read the clock before and after each part of a step, for `MjData.timer`, in this process.
+
+    That took a tenth of the CPU time of a small model's step. The Python package installs the clock, and has no call to
+    take it away again.
+    """
+    POINTER.in_dll(_library(), "mjcb_time").value = None
+
+
 def add_contact_forces(spec: mujoco.MjSpec) -> None:
     """Make each physics step end with mj_rnePostConstraint, which computes `cacc`, `cfrc_int` and `cfrc_ext`.
 
@@ -80,14 +90,19 @@ class _Plugin(ctypes.Structure):
 
 
 @cache
+def _library() -> ctypes.CDLL:
+    """The library of MuJoCo that is loaded."""
+    return ctypes.CDLL(str(next(path for path in Path(mujoco.__file__).parent.glob("*mujoco*") if path.is_file())))
+
+
+@cache
 def _register() -> tuple[object, ...]:
     """Make the plugin known to MuJoCo, once in a process; returns what has to live as long as that.
 
     Its functions are MuJoCo's own: C leaves arguments that a function does not take where they are, so `advance(m, d,
     instance)` may be mj_rnePostConstraint(m, d), and mj_version() is a function that does nothing.
     """
-    folder = Path(mujoco.__file__).parent
-    library = ctypes.CDLL(str(next(path for path in folder.glob("*mujoco*") if path.is_file())))
+    library = _library()
     zero = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0)
     plugin = _Plugin()
     library.mjp_defaultPlugin(ctypes.byref(plugin))

@@ -9,7 +9,7 @@ import mujoco.batch
 import numpy as np
 
 from atoll.core.errors import SimulationFailed
-from atoll.physical.sim.model import has_contact_forces
+from atoll.physical.sim.model import has_contact_forces, stop_timers
 
 BAD = slice(mujoco.mjtWarning.mjWARN_BADQPOS.value, mujoco.mjtWarning.mjWARN_BADCTRL.value + 1)
 CONSTANTS_FROM = frozenset(mujoco.MjModel._setconst_inputs)
@@ -49,6 +49,7 @@ class Cores:
     """`mujoco.batch` on `threads` threads (0: all cores). Bit-identical at any number of threads."""
 
     def __init__(self, model: mujoco.MjModel, n: int, threads: int = 0):
+        stop_timers()
         self.model, self.n = model, n
         self.batch = mujoco.batch.Batch(model, n, threads)
         self._fields: dict[str, np.ndarray] = {}
