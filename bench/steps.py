@@ -66,6 +66,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                cwd=log.parent,  # MuJoCo writes its log there
                 env=os.environ | quiet,
             )
         )
