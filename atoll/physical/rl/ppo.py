@@ -31,9 +31,9 @@ class PpoConfig:
     divergence that the actor's rate is steered to, from `rate` on within `rate_low`..`rate_high`; the critic's is
     `critic_rate`. `log_std` is where exploration begins, in units of half the action range."""
 
-    sims: int = 128
+    sims: int = 64
     rollout: int = 32
-    minibatch: int = 1024
+    minibatch: int = 512
     epochs: int = 8
     kl: float = 0.02
     rate: float = 3e-4
@@ -49,7 +49,6 @@ class PpoConfig:
     hidden: tuple[int, ...] = (64, 64)
     critic_hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
-    anneal: bool = False
 
     def __post_init__(self) -> None:
         for name in ("sims", "rollout", "minibatch", "epochs"):

@@ -7,9 +7,12 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Mapping[str, Any]]] = {
     "ppo": {
-        "half-cheetah": {"steps": 1_500_000},
+        "half-cheetah": {"steps": 1_000_000},
+        "hopper": {"steps": 1_500_000, "log_std": 0.0, "entropy": 0.002},
+        "walker2d": {"steps": 2_500_000, "log_std": 0.0},
+        "ant": {"steps": 3_000_000},
     },
     "offpolicy": {},
 }
 
-STEPS = 2_000_000
+STEPS = 1_000_000
