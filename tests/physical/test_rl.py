@@ -298,7 +298,7 @@ def test_a_reward_that_is_not_a_number_is_named(monkeypatch: pytest.MonkeyPatch)
     sim = Sim(task, 8)
     monkeypatch.setitem(task.rewards, "bonus", Reward(lambda sim: np.full(sim.n, np.nan)))
     ppo = Ppo(sim, PpoConfig(sims=8, rollout=16, minibatch=64), 0)
-    with pytest.raises(InvalidRequest, match="'bonus' of 'half-cheetah' is not a number"):
+    with pytest.raises(InvalidRequest, match="'bonus' of task 'half-cheetah' is nan"):
         ppo.collect(lambda steps: None)
 
 

@@ -76,13 +76,6 @@ def action_range(sim: Sim) -> tuple[Array, Array]:
     return (high + low) / 2, (high - low) / 2
 
 
-def check_reward(sim: Sim, step: Step) -> None:
-    """Raises InvalidRequest naming the terms that are not numbers."""
-    if not np.isfinite(step.reward).all():
-        bad = ", ".join(name for name, value in step.terms.items() if not np.isfinite(value).all())
-        raise InvalidRequest(f"the reward '{bad}' of '{sim.task.name}' is not a number", param="task")
-
-
 def check_finite(figures: Mapping[str, float], steps: int) -> None:
     """Raises AtollError where learning has left the numbers."""
     for name, value in figures.items():

@@ -16,7 +16,7 @@ import numpy as np
 
 from atoll.core.errors import InvalidRequest
 from atoll.physical.policy import MlpPolicy
-from atoll.physical.rl.learner import Episodes, action_range, check_finite, check_reward, mlp_policy
+from atoll.physical.rl.learner import Episodes, action_range, check_finite, mlp_policy
 from atoll.physical.rl.networks import RELU, Adam, Mlp
 from atoll.physical.rl.normalise import Moments, Returns
 from atoll.physical.rl.replay import Replay
@@ -124,7 +124,6 @@ class Offpolicy:
                 chance = self.rng.standard_normal((sim.n, self.given), dtype=np.float32)
                 action = np.clip(np.tanh(self.actor(self.normal(self.observation))) + self.noise * chance, -1, 1)
             step = sim.step(self.middle + self.half * action)
-            check_reward(sim, step)
             after = np.asarray(step.observation, np.float32)
             reached = after.copy()
             for i, last in step.final.items():

@@ -17,7 +17,7 @@ import numpy as np
 
 from atoll.core.errors import InvalidRequest
 from atoll.physical.policy import MlpPolicy
-from atoll.physical.rl.learner import Episodes, action_range, check_finite, check_reward, mlp_policy
+from atoll.physical.rl.learner import Episodes, action_range, check_finite, mlp_policy
 from atoll.physical.rl.networks import Adam, Mlp
 from atoll.physical.rl.normalise import Moments, Returns
 from atoll.physical.sim.sim import Sim
@@ -130,7 +130,6 @@ class Ppo:
             mean = rollout.mean[t] = self.actor(self.normal(rollout.seen[t]))
             action = np.clip(mean + deviation * rollout.noise[t], -1, 1)
             step = sim.step(self.middle + self.half * action)
-            check_reward(sim, step)
             self.observation, rollout.reward[t] = step.observation, step.reward
             rollout.ended[t] = step.terminated | step.truncated
             rollout.cut += [(t, i, last) for i, last in step.final.items() if step.truncated[i]]
