@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
 from typing import NamedTuple
-
-import numpy as np
 
 from atoll.core.errors import InvalidRequest
 from atoll.core.manifest import Manifest
-from atoll.core.safety import Array, Bounds, Course, Hit, Motion, begin, bounds_of, course, settle
+from atoll.core.safety import Bounds, Course, Hit, Motion, Vector, begin, bounds_of, course, settle, within
 
 DRIFT = 1e-4
 EARLY = 0.1
@@ -38,7 +38,7 @@ class Rules:
     bounds: Bounds
     dt: float
     chunk: int
-    rest: Array | None = None
+    rest: Vector | None = None
     max_age: float = 0.2
     watchdog: float = 0.5
     deadline: float = 1.0
@@ -71,14 +71,14 @@ class Observed(NamedTuple):
     time: float
     now: float
     deadline: float | None = None
-    measured: Array | None = None
+    measured: Sequence[float] | None = None
 
 
 class Inferred(NamedTuple):
-    """The policy's answer to `Infer`: (chunk, a), or None where it failed."""
+    """The policy's answer to `Infer`: actions one after another, or None where it failed."""
 
     seq: int
-    actions: Array | None
+    actions: Sequence[Sequence[float]] | None
     now: float
 
 
@@ -113,13 +113,13 @@ class Infer(NamedTuple):
 
 
 class Act(NamedTuple):
-    """Carry out `actions` (n, a), the first at `time` on the client's clock. `safe` says why they are not the policy's
-    (empty: they are); `seq` is the observation they answer, None where nothing was asked; `hits` are the limits met;
-    `dropped` are observations that newer ones replaced since the last answer."""
+    """Carry out `actions` one after another, the first at `time` on the client's clock. `safe` says why they are not
+    the policy's (empty: they are); `seq` is the observation they answer, None where nothing was asked; `hits` are the
+    limits met; `dropped` are observations that newer ones replaced since the last answer."""
 
     seq: int | None
     time: float
-    actions: Array
+    actions: tuple[Vector, ...]
     safe: str = ""
     hits: tuple[Hit, ...] = ()
     dropped: tuple[int, ...] = ()
@@ -137,26 +137,27 @@ Command = Infer | Act | Refuse
 
 
 class Plan(NamedTuple):
-    """What the client was told last: row i from `time` + i dt on, on its clock."""
+    """What the client was told last: motion i from `time` + i dt on, on its clock."""
 
     time: float
-    course: Course
+    motions: tuple[Motion, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
-    """`asked` is with the policy (`late`: and answered already), `waiting` is the newest that came meanwhile, after
-    those that it `replaced`. `offset` is our clock minus the client's, as the fastest observation showed it, at
-    `synced`. `acted` is when the last answer was given, None once the robot is at rest and nobody need watch. `fresh`:
-    nothing was told yet, or not since a release, so that the robot is where it is measured."""
+    """Owned by its caller; changed by `step` only. `asked` is with the policy (`late`: and answered already), `waiting`
+    is the newest that came meanwhile, after those that it `replaced`. `offset` is our clock minus the client's, as the
+    fastest observation showed it, at `synced`. `acted` is when the last answer was given, None once the robot is at
+    rest and nobody need watch. `fresh`: nothing was told yet, or not since a release, so that the robot is where it is
+    measured."""
 
     rules: Rules
     latch: Latch | None = None
     agreed: bool = False
     simulated: bool = False
     seq: int = -1
-    time: float = -np.inf
-    offset: float = np.inf
+    time: float = -inf
+    offset: float = inf
     synced: float = 0.0
     asked: Observed | None = None
     late: bool = False
@@ -176,11 +177,8 @@ class Session:
         return min(times, default=None)
 
 
-Outcome = tuple[Session, tuple[Command, ...]]
-
-
-def step(session: Session, event: Event) -> Outcome:
-    """What has become of the session, and what is to be done."""
+def step(session: Session, event: Event) -> list[Command]:
+    """Change the session; what is to be done."""
     match event:
         case Observed():
             return _observed(session, event)
@@ -189,113 +187,110 @@ def step(session: Session, event: Event) -> Outcome:
         case Ticked():
             return _ticked(session, event.now)
         case Agreed():
-            return replace(session, agreed=True, simulated=event.simulated), ()
+            session.agreed, session.simulated = True, event.simulated
         case Stopped():
             return _stopped(session, event)
         case Released():
-            if session.latch is None or not session.latch.opens(event.token):
-                return session, ()
-            return replace(session, latch=None, agreed=False, fresh=True), ()
+            if session.latch is not None and session.latch.opens(event.token):
+                session.latch, session.agreed, session.fresh = None, False, True
         case Ended():
-            return _ended(session, event.now)
+            session.agreed = False
+            if session.plan is not None:
+                return [_safe(session, None, event.now - session.offset, event.now, "ended")]
+    return []
 
 
-def _observed(session: Session, seen: Observed) -> Outcome:
+def _observed(session: Session, seen: Observed) -> list[Command]:
     if not session.agreed:
-        return session, (Refuse(seen.seq, "consent_required", "nobody has agreed that the robot moves"),)
+        return [Refuse(seen.seq, "consent_required", "nobody has agreed that the robot moves")]
     if seen.seq <= session.seq or seen.time <= session.time:
         message = f"observation {seen.seq} at {seen.time:g} came after {session.seq} at {session.time:g}"
-        return session, (Refuse(seen.seq, "out_of_order", message),)
-    fastest = session.offset + DRIFT * (seen.now - session.synced) if np.isfinite(session.offset) else np.inf
-    offset = min(seen.now - seen.time, fastest)
-    session = replace(session, seq=seen.seq, time=seen.time, offset=offset, synced=seen.now)
+        return [Refuse(seen.seq, "out_of_order", message)]
+    fastest = session.offset + DRIFT * (seen.now - session.synced) if isfinite(session.offset) else inf
+    session.offset, session.synced = min(seen.now - seen.time, fastest), seen.now
+    session.seq, session.time = seen.seq, seen.time
     if session.fresh and seen.measured is not None:
-        at = begin(session.rules.bounds, seen.measured)
-        start = Course(at.value[None], at.velocity[None], ())
-        session = replace(session, plan=Plan(seen.time - session.rules.dt, start))
+        session.plan = Plan(seen.time - session.rules.dt, (begin(session.rules.bounds, seen.measured),))
     if session.latch is not None:
-        return _safe(session, seen.seq, seen.time, seen.now, "stopped")
-    if not session.simulated and seen.now - seen.time - offset > session.rules.max_age:
-        return _safe(session, seen.seq, seen.time, seen.now, "stale")
+        return [_safe(session, seen.seq, seen.time, seen.now, "stopped")]
+    if not session.simulated and seen.now - seen.time - session.offset > session.rules.max_age:
+        return [_safe(session, seen.seq, seen.time, seen.now, "stale")]
     if session.asked is None:
-        return replace(session, asked=seen), (Infer(seen.seq, _due(session, seen)),)
-    replaced = session.replaced if session.waiting is None else (*session.replaced, session.waiting.seq)
-    return replace(session, waiting=seen, replaced=replaced), ()
+        session.asked = seen
+        return [Infer(seen.seq, _due(session, seen))]
+    if session.waiting is not None:
+        session.replaced += (session.waiting.seq,)
+    session.waiting = seen
+    return []
 
 
-def _inferred(session: Session, answer: Inferred) -> Outcome:
+def _inferred(session: Session, answer: Inferred) -> list[Command]:
     asked, late = session.asked, session.late
     if asked is None or answer.seq != asked.seq:
-        return session, ()
-    session, commands = replace(session, asked=None, late=False), ()
+        return []
+    session.asked, session.late = session.waiting, False
+    session.waiting = None
+    following = [] if session.asked is None else [Infer(session.asked.seq, _due(session, session.asked))]
     if late:
-        pass
-    elif answer.now > _due(session, asked):
-        session, commands = _safe(session, asked.seq, asked.time, answer.now, "deadline")
-    elif answer.actions is None:
-        session, commands = _safe(session, asked.seq, asked.time, answer.now, "policy_failed")
-    else:
-        first, previous = _before(session, asked.time)
-        rules = session.rules
-        session, commands = _act(
-            session, course(answer.actions, previous, rules.bounds, first, rules.dt), asked.seq, asked.time, answer.now
-        )
-    if session.waiting is None:
-        return session, commands
-    asked = session.waiting
-    return replace(session, asked=asked, waiting=None), (*commands, Infer(asked.seq, _due(session, asked)))
+        return following
+    if answer.now > _due(session, asked):
+        return [_safe(session, asked.seq, asked.time, answer.now, "deadline"), *following]
+    if answer.actions is None:
+        return [_safe(session, asked.seq, asked.time, answer.now, "policy_failed"), *following]
+    first, previous = _before(session, asked.time)
+    told = course(answer.actions, previous, session.rules.bounds, first, session.rules.dt)
+    return [_act(session, told, asked.seq, asked.time, answer.now), *following]
 
 
-def _ticked(session: Session, now: float) -> Outcome:
-    commands: tuple[Command, ...] = ()
+def _ticked(session: Session, now: float) -> list[Command]:
+    commands: list[Command] = []
     if (asked := session.asked) is not None and not session.late and now >= _due(session, asked):
-        session, commands = _safe(replace(session, late=True), asked.seq, asked.time, now, "deadline")
+        session.late = True
+        commands.append(_safe(session, asked.seq, asked.time, now, "deadline"))
     if (waiting := session.waiting) is not None and now >= _due(session, waiting):
-        session, more = _safe(replace(session, waiting=None), waiting.seq, waiting.time, now, "deadline")
-        commands += more
+        session.waiting = None
+        commands.append(_safe(session, waiting.seq, waiting.time, now, "deadline"))
     if session.acted is not None and now >= session.acted + session.rules.watchdog:
-        session, more = _safe(session, None, now - session.offset, now, "stopped" if session.latch else "watchdog")
-        commands += more
-    return session, commands
+        why = "stopped" if session.latch else "watchdog"
+        commands.append(_safe(session, None, now - session.offset, now, why))
+    return commands
 
 
-def _stopped(session: Session, stop: Stopped) -> Outcome:
+def _stopped(session: Session, stop: Stopped) -> list[Command]:
     """At once, whatever the policy is doing."""
     if session.latch is not None:
-        return replace(session, latch=stop.latch), ()
-    replaced = session.replaced if session.waiting is None else (*session.replaced, session.waiting.seq)
+        session.latch = stop.latch
+        return []
+    session.latch = stop.latch
     seq = None if session.asked is None or session.late else session.asked.seq
-    session = replace(session, latch=stop.latch, late=session.asked is not None, waiting=None, replaced=replaced)
-    return _safe(session, seq, max(stop.now - session.offset, 0.0), stop.now, "stopped")
+    session.late = session.asked is not None
+    if session.waiting is not None:
+        session.replaced += (session.waiting.seq,)
+        session.waiting = None
+    return [_safe(session, seq, max(stop.now - session.offset, 0.0), stop.now, "stopped")]
 
 
-def _ended(session: Session, now: float) -> Outcome:
-    moving, session = session.plan is not None, replace(session, agreed=False)
-    return _safe(session, None, now - session.offset, now, "ended") if moving else (session, ())
-
-
-def _safe(session: Session, seq: int | None, time: float, now: float, why: str) -> Outcome:
+def _safe(session: Session, seq: int | None, time: float, now: float, why: str) -> Act:
     """Go to the safe action, or brake and hold, from where the robot was last told to be. Where it was told nothing,
     there is nothing to do."""
     first, previous = _before(session, time)
     rules = session.rules
     if previous is None:
-        act = Act(seq, time, np.empty((0, len(rules.bounds.low))), why, (), session.replaced)
-        return replace(session, replaced=()), (act,)
+        act = Act(seq, time, (), why, (), session.replaced)
+        session.replaced = ()
+        return act
     least = rules.chunk
     going = settle(rules.rest, previous, rules.bounds, first, rules.dt, least, max(least, SETTLING))
     return _act(session, going, seq, time, now, why)
 
 
-def _act(session: Session, told: Course, seq: int | None, time: float, now: float, why: str = "") -> Outcome:
-    at_rest = bool(why) and not told.velocities[-1].any() and _arrived(session.rules, told.values[-1])
-    act = Act(seq, time, told.values, why, told.hits, session.replaced)
-    acted = None if at_rest or session.simulated else now
-    return replace(session, plan=Plan(time, told), acted=acted, replaced=(), fresh=session.fresh and bool(why)), (act,)
-
-
-def _arrived(rules: Rules, value: Array) -> bool:
-    return rules.rest is None or bool((value == rules.rest).all())
+def _act(session: Session, told: Course, seq: int | None, time: float, now: float, why: str = "") -> Act:
+    motions, rest = told.motions, session.rules.rest
+    act = Act(seq, time, tuple(motion.value for motion in motions), why, told.hits, session.replaced)
+    at_rest = bool(why) and not any(motions[-1].velocity) and rest in (None, motions[-1].value)
+    session.acted = None if at_rest or session.simulated else now
+    session.plan, session.replaced, session.fresh = Plan(time, motions), (), session.fresh and bool(why)
+    return act
 
 
 def _before(session: Session, time: float) -> tuple[float, Motion | None]:
@@ -303,10 +298,8 @@ def _before(session: Session, time: float) -> tuple[float, Motion | None]:
     plan, dt = session.plan, session.rules.dt
     if plan is None:
         return dt, None
-    passed = (time - plan.time) / dt
-    done = int(min(max(passed + EARLY, 1), len(plan.course.values)))
-    now = Motion(plan.course.values[done - 1], plan.course.velocities[done - 1])
-    return min(max(time - plan.time - (done - 1) * dt, SHORTEST), dt), now
+    done = int(min(max((time - plan.time) / dt + EARLY, 1), len(plan.motions)))
+    return min(max(time - plan.time - (done - 1) * dt, SHORTEST), dt), plan.motions[done - 1]
 
 
 def _due(session: Session, seen: Observed) -> float:
@@ -316,13 +309,10 @@ def _due(session: Session, seen: Observed) -> float:
 
 def rules_of(manifest: Manifest, **seconds: float) -> Rules:
     """`seconds` are those of `Rules`. Raises InvalidRequest where limits or the safe action make no sense."""
-    bounds = bounds_of(manifest)
+    bounds, safe = bounds_of(manifest), manifest.safe or None
     if not manifest.rate_hz > 0 or manifest.chunk < 1:
         raise InvalidRequest("'rate_hz' must be above 0 and 'chunk' at least 1", param="rate_hz")
-    if not manifest.safe:
-        return Rules(bounds, 1.0 / manifest.rate_hz, manifest.chunk, None, **seconds)
-    safe = np.array(manifest.safe, np.float64)
-    if len(safe) != manifest.action_size or not ((bounds.low <= safe) & (safe <= bounds.high)).all():
+    if safe is not None and (len(safe) != manifest.action_size or not within(safe, bounds)):
         raise InvalidRequest(f"'safe' must be {manifest.action_size} values within the limits", param="safe")
     return Rules(bounds, 1.0 / manifest.rate_hz, manifest.chunk, safe, **seconds)
 

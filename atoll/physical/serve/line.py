@@ -128,8 +128,7 @@ class Line:
             self._note("session_ends", answered=self._answered, met=dict(self._met))
 
     def tell(self, event: Event) -> None:
-        self._session, commands = step(self._session, event)
-        for command in commands:
+        for command in step(self._session, event):
             match command:
                 case Infer():
                     self._infer(command.seq)
@@ -146,7 +145,7 @@ class Line:
 
         def answer(actions: np.ndarray | None) -> None:
             self._took[seq] = (time.perf_counter() - start) * 1e3
-            self.tell(Inferred(seq, actions, time.monotonic()))
+            self.tell(Inferred(seq, None if actions is None else actions.tolist(), time.monotonic()))
             self._took.pop(seq, None)
 
         def done(future: Future[np.ndarray | None]) -> None:
@@ -163,7 +162,7 @@ class Line:
         for hit in act.hits:
             self._count(f"limit {hit.dimension}: {hit.limit}")
         message: dict[str, Any] = {"type": "safe" if act.safe else "action", "seq": act.seq, "time": act.time}
-        message |= {"dt": self._served.rules.dt, "actions": act.actions.astype(np.float32), "dropped": act.dropped}
+        message |= {"dt": self._served.rules.dt, "actions": self._array(act), "dropped": act.dropped}
         if act.safe:
             self._count(act.safe)
             message["reason"] = act.safe
@@ -171,6 +170,9 @@ class Line:
             message["infer_ms"] = self._took.get(act.seq or 0, 0.0)
             message["limited"] = [hit._asdict() for hit in act.hits]
         self._send(message)
+
+    def _array(self, act: Act) -> np.ndarray:
+        return np.array(act.actions, np.float32).reshape(-1, len(self._served.rules.bounds))
 
     def _watch(self) -> None:
         """Have a timer for the next deadline. One that is early asks again, so most answers set none."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from atoll.core.errors import AtollError, InvalidRequest, NotInstalled
 from atoll.core.manifest import Channel, Manifest
-from atoll.core.safety import Array
 from atoll.core.session import Latch, Rules, rules_of
 from atoll.physical.serve.audit import Audit
 from atoll.physical.serve.wire import array
@@ -25,6 +24,7 @@ QUICK_S = 0.5e-3
 TRIES = 20
 FAILURES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
+Array = np.ndarray
 Seen = tuple[Array, Mapping[str, Array]]
 
 
@@ -63,9 +63,9 @@ class Served:
             self._check(channel, flat)
         return flat[None], self._images(message.get("images") or {})
 
-    def measured(self, seen: Seen) -> Array | None:
+    def measured(self, seen: Seen) -> list[float] | None:
         """Where the robot is, in terms of the action."""
-        return None if self._measured is None else seen[0][0, self._measured].astype(np.float64)
+        return None if self._measured is None else seen[0][0, self._measured].tolist()
 
     def infer(self, seen: Seen) -> Array | None:
         """(chunk, a), or None where the policy failed."""
