@@ -287,6 +287,20 @@ def test_a_folder_of_another_configuration_and_a_damaged_checkpoint_are_refused(
         stage.run(small(), {}, tmp_path, Told())
 
 
+def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
+    state = {"a": {"b/c": np.arange(3)}, "list": [{"x": np.eye(2)}, 5, [np.zeros(1)]], "big": 2**100, "none": None}
+    checkpoint.save(tmp_path / "saved.npz", state)
+    again = checkpoint.load(tmp_path / "saved.npz")
+    assert again is not None
+    assert (again["big"], again["none"], again["list"][1]) == (2**100, None, 5)
+    for one, other in (
+        (again["a"]["b/c"], np.arange(3)),
+        (again["list"][0]["x"], np.eye(2)),
+        (again["list"][2][0], np.zeros(1)),
+    ):
+        assert np.array_equal(one, other)
+
+
 def test_a_checkpoint_never_unpickles(tmp_path: Path) -> None:
     np.savez(tmp_path / "evil.npz", plain=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InvalidRequest, match="damaged"):

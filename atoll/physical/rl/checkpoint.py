@@ -6,6 +6,8 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ PLAIN = "plain"
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """`state` is nested mappings with strings as keys, of arrays and of what JSON can say."""
-    arrays: dict[str, np.ndarray] = {}
-    plain = _take(state, "", arrays)
+    """`state` is nested mappings with strings as keys, and lists, of arrays and of what JSON can say."""
+    arrays: list[np.ndarray] = []
+    places: list[list[str | int]] = []
+    plain = json.dumps({"state": _take(state, [], arrays, places), "places": places})
     sink = io.BytesIO()
-    np.savez(sink, **arrays, **{PLAIN: np.frombuffer(json.dumps(plain).encode(), np.uint8)})
+    named = {str(i): array for i, array in enumerate(arrays)}
+    np.savez(sink, **named, **{PLAIN: np.frombuffer(plain.encode(), np.uint8)})
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, sink.getvalue())
 
@@ -33,25 +37,22 @@ def load(path: Path) -> dict[str, Any] | None:
         return None
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
-            state = json.loads(file[PLAIN].tobytes())
-            for name in file.files:
-                if name != PLAIN:
-                    *folders, leaf = name.split("/")
-                    at = state
-                    for folder in folders:
-                        at = at[folder]
-                    at[leaf] = file[name]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            plain = json.loads(file[PLAIN].tobytes())
+            for i, (*folders, leaf) in enumerate(plain["places"]):
+                reduce(getitem, folders, plain["state"])[leaf] = file[str(i)]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise InvalidRequest(f"the checkpoint '{path.name}' is damaged: {error}; remove it to begin anew") from None
-    return state
+    return plain["state"]
 
 
-def _take(state: Mapping[str, Any], prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Moves arrays into `arrays`, by path; returns the rest."""
-    rest: dict[str, Any] = {}
-    for name, value in state.items():
-        if isinstance(value, np.ndarray):
-            arrays[prefix + name] = value
-        else:
-            rest[name] = _take(value, f"{prefix}{name}/", arrays) if isinstance(value, Mapping) else value
-    return rest
+def _take(value: Any, place: list[str | int], arrays: list[np.ndarray], places: list[list[str | int]]) -> Any:
+    """Moves arrays into `arrays`, with their `places`; returns the rest."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        places.append(place)
+        return None
+    if isinstance(value, Mapping):
+        return {name: _take(inner, [*place, name], arrays, places) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_take(inner, [*place, i], arrays, places) for i, inner in enumerate(value)]
+    return value
