@@ -1,4 +1,4 @@
-"""The gate: no policy is served that has not passed. What was measured goes in, a verdict with its reasons comes out."""
+"""The gate: no policy is served that has not passed. What was measured goes in, a verdict with reasons comes out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Trials(NamedTuple):
 class Evidence:
     """What was measured of a policy. `nominal`: the task as it is, many seeds. `stress`: by how far dynamics were
     randomised (1 is the range that the real thing is thought to lie in). `variants`: the same task simulated otherwise
-    (time step, solver, engine). `incumbent`: the policy it would replace, on the same seeds as `nominal`. `ranks`: cheap
-    and full success rates of the same policies, in pairs: whether a cheap evaluation can be trusted."""
+    (time step, solver, engine). `incumbent`: the policy it would replace, on the same seeds as `nominal`. `ranks`:
+    cheap and full success rates of the same policies, in pairs: whether a cheap evaluation can be trusted."""
 
     nominal: Trials
     stress: Mapping[float, Trials] = field(default_factory=dict)
@@ -134,7 +134,7 @@ def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]
     rate, share = successes / episodes, z * z / episodes
     centre = (rate + share / 2) / (1 + share)
     half = z * sqrt(rate * (1 - rate) / episodes + share / (4 * episodes)) / (1 + share)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def newcombe(first: Trials, second: Trials) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +61,13 @@ def rollout(
     return done
 
 
-def acting(policy: Policy, sim: Sim, execute: int | None = None) -> Act:
-    """`policy` as `rollout` asks it: of each chunk, `execute` actions (None: all) are done before it is asked anew."""
+Look = Callable[[Array], Mapping[str, Array]]
+"""(ids of simulations) -> what their cameras see, by name."""
+
+
+def acting(policy: Policy, sim: Sim, execute: int | None = None, look: Look | None = None) -> Act:
+    """`policy` as `rollout` asks it: of each chunk, `execute` actions (None: all) are done before it is asked anew.
+    One that sees is given what `look` tells."""
     chunk = policy.manifest.chunk
     execute = chunk if execute is None else execute
     if not 1 <= execute <= chunk:
@@ -72,7 +77,8 @@ def acting(policy: Policy, sim: Sim, execute: int | None = None) -> Act:
     def act(observation: Array, begun: Array) -> Array:
         anew = begun | (at >= execute)
         if anew.any():
-            actions[anew], at[anew] = policy.act(observation[anew].astype(np.float32)), 0
+            images = look(np.flatnonzero(anew)) if look else None
+            actions[anew], at[anew] = policy.act(observation[anew].astype(np.float32), images), 0
         at[:] += 1
         return actions[sim.all, at - 1]
 

@@ -1,0 +1,123 @@
+"""What the gate decides on, measured: success over many seeds, under stress, simulated otherwise, against others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import mujoco
+import numpy as np
+
+from atoll.core.gate import Trials
+from atoll.physical.policy import Policy
+from atoll.physical.sim import load_task, randomise
+from atoll.physical.sim.rollout import Act, Episodes, acting, rollout
+from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.task import Task
+from atoll.physical.synth.cameras import Cameras
+
+SIMS = 64
+Change = Callable[[mujoco.MjSpec], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How episodes are run. `mark`: where the task does not say what success is, a return of that much is. `execute` of
+    a chunk's actions are done before the policy is asked anew (0: half of them, rounded up)."""
+
+    episodes: int
+    seed: int
+    mark: float | None
+    execute: int = 0
+
+
+def run_trial(task: Task, policy: Policy, trial: Trial, beat: Callable[[], None], noise: float = 0.0) -> Episodes:
+    """Episodes of `policy`. `noise`: Gaussian, of the action range, on each action: a worse policy of the same kind."""
+    sim = Sim(task, min(SIMS, trial.episodes))
+    chunk = policy.manifest.chunk
+    images = policy.manifest.images
+    with Cameras(sim, images) as look:
+        act = acting(policy, sim, trial.execute or (chunk + 1) // 2, look if images else None)
+        noisy = _noisy(act, sim, noise, trial.seed) if noise else act
+        return rollout(sim, noisy, trial.episodes, seed=trial.seed, each=lambda _: beat())
+
+
+def _noisy(act: Act, sim: Sim, noise: float, seed: int) -> Act:
+    chance, spread = np.random.default_rng(seed), noise * (sim.action_high - sim.action_low)
+
+    def worse(observation: np.ndarray, begun: np.ndarray) -> np.ndarray:
+        action = act(observation, begun)
+        return np.clip(action + spread * chance.standard_normal(action.shape), sim.action_low, sim.action_high)
+
+    return worse
+
+
+def trials(episodes: Episodes, task: Task, mark: float | None) -> Trials:
+    done = episodes.successes if task.success and mark is None else episodes.returns >= (mark or 0.0)
+    return Trials(int((done & ~episodes.broken).sum()), len(done))
+
+
+def stressed(task: Task, level: float) -> Task:
+    """The task with dynamics randomised around the model's: at level 1 masses, friction and damping by a quarter and
+    actuator gains by a tenth either way, at other levels in proportion."""
+    if not level:
+        return task
+
+    def around(share: float) -> tuple[float, float]:
+        return max(1 - share * level, 0.05), 1 + share * level
+
+    more = (
+        randomise.mass(*around(0.25)),
+        randomise.friction(*around(0.25)),
+        randomise.damping(*around(0.25)),
+        randomise.actuator_gain(*around(0.1)),
+    )
+    return replace(task, randomise=(*more, *task.randomise))
+
+
+def variants(task: Task) -> dict[str, Task]:
+    """The same task, simulated otherwise. A policy that holds only for one solver's habits falls here."""
+    return {
+        "half the time step": replace(_changed(task, _halve), frame_skip=2 * task.frame_skip),
+        "conjugate gradient solver": _changed(task, _solver),
+        "pyramidal friction": _changed(task, _pyramids),
+    }
+
+
+def _changed(task: Task, change: Change) -> Task:
+    def model() -> mujoco.MjSpec:
+        spec = task.model()
+        change(spec)
+        return spec
+
+    return replace(task, model=model)
+
+
+def _halve(spec: mujoco.MjSpec) -> None:
+    spec.option.timestep /= 2
+
+
+def _solver(spec: mujoco.MjSpec) -> None:
+    spec.option.solver = mujoco.mjtSolver.mjSOL_CG
+    spec.option.iterations = max(spec.option.iterations, 200)
+
+
+def _pyramids(spec: mujoco.MjSpec) -> None:
+    spec.option.cone = mujoco.mjtCone.mjCONE_PYRAMIDAL
+
+
+def ranked(
+    task: Task, policy: Policy, trial: Trial, cheap: int, noises: Sequence[float], beat: Callable[[], None]
+) -> list[tuple[float, float]]:
+    """Cheap and full success rates of the policy made worse by each of `noises`, on seeds apart from each other."""
+    pairs = []
+    for noise in noises:
+        full = run_trial(task, policy, trial, beat, noise)
+        few = replace(trial, episodes=cheap, seed=trial.seed + 1_000_000)
+        part = run_trial(task, policy, few, beat, noise)
+        pairs.append((trials(part, task, trial.mark).rate, trials(full, task, trial.mark).rate))
+    return pairs
+
+
+def task_of(policy: Policy) -> Task:
+    return load_task(policy.manifest.task)

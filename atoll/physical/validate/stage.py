@@ -1,0 +1,186 @@
+"""The stage `validate`: a policy in, the gate's report out. The report decides whether it may be served."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from atoll.core.errors import InvalidRequest
+from atoll.core.gate import Evidence, Rule, Trials, Verdict, decide
+from atoll.core.manifest import Image
+from atoll.core.runs import Reporter, Stage
+from atoll.physical.policy import Policy, check_fit, load_policy, write
+from atoll.physical.serve.record import fingerprint
+from atoll.physical.sim.rollout import acting, rollout
+from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.task import Task
+from atoll.physical.synth.cameras import Cameras
+from atoll.physical.synth.video import write_video
+from atoll.physical.validate.measure import Trial, ranked, run_trial, stressed, task_of, trials, variants
+from atoll.physical.validate.report import page
+
+VIDEO = Image("", 240, 320)
+LONGEST = 300
+"""Frames of a video."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`episodes` of the task as it is; `part` of each level of `stress` and each variant; `cheap` of the cheap
+    evaluation, whose rank correlation is measured on the policy made worse by each of `noises` (empty: not).
+    `mark`: the return that counts as success where the task does not tell (None: the task's own). `rule`: what must
+    hold. `videos` of that many episodes. Seeds start at `seed`, apart from those that were learned from."""
+
+    episodes: int = 200
+    part: int = 64
+    stress: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    cheap: int = 20
+    noises: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04, 0.08)
+    mark: float | None = None
+    execute: int = 0
+    videos: int = 2
+    seed: int = 500_000_000
+    rule: Rule = field(default_factory=Rule)
+
+    def __post_init__(self) -> None:
+        counts = {"episodes": (10, 100_000), "part": (5, 100_000), "cheap": (5, 10_000), "videos": (0, 20)}
+        for name, (low, high) in counts.items():
+            if not low <= getattr(self, name) <= high:
+                raise InvalidRequest(f"'{name}' must be between {low} and {high}", param=name)
+        for name, most in (("stress", 10.0), ("noises", 1.0)):
+            if any(not 0 <= value <= most for value in getattr(self, name)):
+                raise InvalidRequest(f"'{name}' must be between 0 and {most}", param=name)
+
+
+def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter) -> None:
+    """Judge `inputs["policy"]`, against `inputs["incumbent"]` where there is one. What was measured before a kill is
+    measured again: the same seeds give the same. Raises AtollError."""
+    work = out / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    policy = load_policy(inputs["policy"])
+    task = task_of(policy)
+    check_fit(policy.manifest, Sim(task, 1))
+    if not task.success and config.mark is None:
+        raise InvalidRequest(f"'{task.name}' does not tell what success is: set 'mark', a return", param="mark")
+    incumbent = load_policy(inputs["incumbent"]) if "incumbent" in inputs else None
+    evidence = measure(config, task, policy, incumbent, _Beat(config, task, incumbent, report))
+    verdict = decide(evidence, config.rule)
+    videos = film(config, task, policy, work)
+    _write(config, inputs, out, evidence, verdict, videos)
+    for name in videos:
+        (work / name).replace(out / name)
+    shutil.rmtree(work)
+
+
+def measure(config: Config, task: Task, policy: Policy, incumbent: Policy | None, beat: Callable[[], None]) -> Evidence:
+    whole = Trial(config.episodes, config.seed, config.mark, config.execute)
+    part = Trial(config.part, config.seed, config.mark, config.execute)
+    nominal = run_trial(task, policy, whole, beat)
+    judge = {level: stressed(task, level) for level in config.stress}
+    stress = {level: trials(run_trial(other, policy, part, beat), task, config.mark) for level, other in judge.items()}
+    other = {n: trials(run_trial(o, policy, part, beat), task, config.mark) for n, o in variants(task).items()}
+    before = trials(run_trial(task, incumbent, whole, beat), task, config.mark) if incumbent else None
+    ranks = ranked(task, policy, part, config.cheap, config.noises, beat)
+    return Evidence(trials(nominal, task, config.mark), stress, other, before, ranks, int(nominal.broken.sum()))
+
+
+def film(config: Config, task: Task, policy: Policy, folder: Path) -> list[str]:
+    """Videos of the first episodes, told by how they ended; their names."""
+    names = []
+    for k in range(config.videos):
+        sim = Sim(task, 1)
+        frames: list[np.ndarray] = []
+        with Cameras(sim, [Image(_camera(sim), VIDEO.height, VIDEO.width)]) as view, Cameras(
+            sim, policy.manifest.images
+        ) as look:
+            chunk = policy.manifest.chunk
+            act = acting(policy, sim, config.execute or (chunk + 1) // 2, look if policy.manifest.images else None)
+            shot = lambda _, frames=frames, view=view: frames.extend(_frame(view, frames))  # noqa: E731
+            done = rollout(sim, act, 1, seed=config.seed + k, each=shot)
+        won = trials(done, task, config.mark).successes
+        name = f"episode-{k}-{'success' if won else 'failure'}.mp4"
+        write_video(folder / name, frames, 1 / sim.dt)
+        names.append(name)
+    return names
+
+
+def _frame(view: Cameras, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
+    if len(frames) >= LONGEST:
+        return
+    for pictures in view(np.array([0])).values():
+        yield pictures[0]
+
+
+def _camera(sim: Sim) -> str:
+    camera = sim.task.camera
+    return camera if isinstance(camera, str) else sim.model.camera(camera).name if camera >= 0 else ""
+
+
+def _write(
+    config: Config, inputs: Mapping[str, Path], out: Path, evidence: Evidence, verdict: Verdict, videos: list[str]
+) -> None:
+    policy = load_policy(inputs["policy"])
+    told = {
+        "decision": "pass" if verdict.passed else "fail",
+        "policy": fingerprint(inputs["policy"]),
+        "incumbent": fingerprint(inputs["incumbent"]) if "incumbent" in inputs else None,
+        "task": policy.manifest.task,
+        "checks": [check._asdict() for check in verdict.checks],
+        "evidence": _plain(evidence),
+        "rule": asdict(config.rule),
+        "config": {**asdict(config), "rule": asdict(config.rule)},
+        "mujoco": mujoco.__version__,
+    }
+    about = {"task": policy.manifest.task, "kind": policy.manifest.kind, "policy": told["policy"][:12]}
+    write(out / "index.html", page(about, evidence, verdict, videos).encode())
+    write(out / "report.json", json.dumps(told, indent=1).encode() + b"\n")
+
+
+def _plain(evidence: Evidence) -> dict[str, Any]:
+    def one(trial: Trials) -> dict[str, Any]:
+        return {**trial._asdict(), "rate": trial.rate, "interval": list(trial.interval)}
+
+    return {
+        "nominal": one(evidence.nominal),
+        "stress": {f"{level:g}": one(trial) for level, trial in evidence.stress.items()},
+        "variants": {name: one(trial) for name, trial in evidence.variants.items()},
+        "incumbent": one(evidence.incumbent) if evidence.incumbent else None,
+        "ranks": [list(pair) for pair in evidence.ranks],
+        "broken": evidence.broken,
+    }
+
+
+class _Beat:
+    """Counts steps of simulations against those that will be needed at most."""
+
+    def __init__(self, config: Config, task: Task, incumbent: Policy | None, report: Reporter):
+        parts = len(config.stress) + len(variants(task))
+        episodes = [config.episodes] * (2 if incumbent else 1) + [config.part] * parts
+        episodes += [config.part, config.cheap] * len(config.noises)
+        self.total = sum(-(-count // 64) * task.horizon for count in episodes)
+        self.done, self.told, self.report = 0, time.monotonic(), report
+
+    def __call__(self) -> None:
+        self.done += 1
+        if time.monotonic() - self.told > 0.5:
+            self.told = time.monotonic()
+            self.report.progress(min(self.done, self.total), self.total)
+
+
+STAGE = Stage(
+    name="validate",
+    about="the gate: is this policy good enough to be served?",
+    config=Config,
+    run=run,
+    makes="report",
+    takes=("policy", "incumbent"),
+)
