@@ -157,6 +157,7 @@ def _address(listener: socket.socket) -> str:
 
 def open_desk(settings: Settings) -> Desk:
     """Where runs of the physical loop are ordered. Their worker computes on one thread for each of its own."""
+    _prepare(settings.data)
     home = JobsHome(settings.data, settings.jobs, "atoll.physical.stages:load_stage")
     return Desk(home, Hand(home, {"OMP_NUM_THREADS": "1", **os.environ}), tuple(STAGES), load_stage)
 

@@ -73,9 +73,11 @@ class Cloud:
             response = self._http.request(method, path, json=body, params=given)
         return _checked(response.status_code, response.content)
 
-    def events(self, path: str, body: Any) -> Iterator[tuple[str, Any]]:
-        """POST, and the server-sent events of the answer as (event, data). Closing the iterator closes the stream."""
-        with self._wire(), self._http.stream("POST", path, json=body) as response:
+    def events(self, path: str, body: Any = None) -> Iterator[tuple[str, Any]]:
+        """POST, or GET without a body, and the server-sent events of the answer as (event, data). Closing the iterator
+        closes the stream."""
+        method = "GET" if body is None else "POST"
+        with self._wire(), self._http.stream(method, path, json=body) as response:
             if response.status_code != 200:
                 _checked(response.status_code, response.read())
             name = ""
@@ -84,7 +86,7 @@ class Cloud:
                     name = line[7:]
                 elif line.startswith("data: ") and line != "data: [DONE]":
                     data = json.loads(line[6:])
-                    if "error" in data and set(data) <= {"error", "type"}:
+                    if isinstance(data, dict) and "error" in data and set(data) <= {"error", "type"}:
                         raise _error(data)
                     yield name, data
 

@@ -12,6 +12,7 @@ import click
 
 from atoll import __version__
 from atoll.cli.join import region
+from atoll.cli.physical import COMMANDS as PHYSICAL_COMMANDS
 from atoll.cli.policies import policies
 from atoll.cli.regions import COMMANDS as REGION_COMMANDS
 from atoll.cli.shared import DATA, FILE, JSON, errors, open_cloud, remote, show
@@ -441,5 +442,5 @@ def _part(text: str) -> str:
     return quote(text, safe="")
 
 
-for command in (*REGION_COMMANDS, region, policies):
+for command in (*REGION_COMMANDS, region, *PHYSICAL_COMMANDS, policies):
     main.add_command(command)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from atoll.core.errors import InvalidRequest
+from atoll.core.errors import InvalidRequest, NotFound
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Kind = Literal["dataset", "policy", "report", "rollout", "service"]
@@ -103,13 +103,22 @@ class Recipe:
     steps: tuple[Step, ...]
 
 
-def changed(steps: tuple[Step, ...], changes: Mapping[str, Mapping[str, Any]]) -> tuple[Step, ...]:
-    """`steps` with settings put over those of their configs, by step name. Raises InvalidRequest."""
-    names = [step.name for step in steps]
+def order_of(wanted: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> Order:
+    """The order that `wanted` asks for: a `recipe` by name or `steps` (fields of Step), with `set` over the configs of
+    steps by their names, `name`, `seed` and `ray`. Raises InvalidRequest, or NotFound for the recipe."""
+    recipe, given = wanted.get("recipe"), wanted.get("steps")
+    if bool(recipe) == bool(given):
+        raise InvalidRequest("name a recipe, or give steps", param="recipe")
+    if recipe and recipe not in recipes:
+        raise NotFound(f"there is no recipe '{recipe}'; there are: {', '.join(recipes)}", param="recipe")
+    steps = recipes[recipe].steps if recipe else tuple(Step(**step) for step in given or ())
+    changes: Mapping[str, Mapping[str, Any]] = wanted.get("set") or {}
     for name in changes:
-        if name not in names:
+        if name not in (names := [step.name for step in steps]):
             raise InvalidRequest(f"there is no step '{name}'; there are: {', '.join(names)}", param=f"set.{name}")
-    return tuple(replace(step, config={**step.config, **changes.get(step.name, {})}) for step in steps)
+    steps = tuple(replace(step, config={**step.config, **changes.get(step.name, {})}) for step in steps)
+    name = wanted.get("name") or recipe or steps[0].stage
+    return Order(steps, name, wanted.get("seed", 0), wanted.get("ray", ""))
 
 
 def check_order(order: Order, stages: Mapping[str, Stage]) -> None:

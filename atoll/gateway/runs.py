@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from atoll.core.errors import AtollError, Conflict, InvalidRequest, NotFound
 from atoll.core.ports import Runs, Workshop
-from atoll.core.runs import MAX_STEPS, Order, Step, changed
+from atoll.core.runs import MAX_STEPS, order_of
 from atoll.gateway.admin import MAX_WATCHERS, Admin, event, number, parse, reply
 from atoll.gateway.errors import error_body
 
@@ -80,20 +80,8 @@ class Work:
     async def create(self, request: Request) -> Response:
         self.admin.caller(request, admin=True)
         wanted = await parse(request, NewRun)
-        return reply(await self.runs.submit(self._order(wanted)), 201)
-
-    def _order(self, wanted: NewRun) -> Order:
-        if (wanted.recipe is None) == (not wanted.steps):
-            raise InvalidRequest("name a recipe, or give steps", param="recipe")
-        if wanted.recipe is None:
-            steps = tuple(Step(**step.model_dump()) for step in wanted.steps)
-        elif wanted.recipe in self.workshop.recipes:
-            steps = self.workshop.recipes[wanted.recipe].steps
-        else:
-            known = ", ".join(self.workshop.recipes)
-            raise NotFound(f"there is no recipe '{wanted.recipe}'; there are: {known}", param="recipe")
-        name = wanted.name or wanted.recipe or steps[0].stage
-        return Order(changed(steps, wanted.set), name, wanted.seed, wanted.ray)
+        order = order_of(wanted.model_dump(), self.workshop.recipes)
+        return reply(await self.runs.submit(order), 201)
 
     async def get_run(self, request: Request) -> Response:
         self.admin.caller(request, admin=True)

@@ -78,11 +78,7 @@ class Board:
         return await asyncio.to_thread(self.desk.shelf.rows, limit)
 
     async def artifact(self, digest: str) -> Mapping[str, Any]:
-        return await asyncio.to_thread(self._artifact, digest)
-
-    def _artifact(self, digest: str) -> dict[str, Any]:
-        shelf = self.desk.shelf
-        return {**shelf.row(digest), "files": dict(shelf.get(digest).files), "lineage": shelf.lineage(digest)}
+        return await asyncio.to_thread(self.desk.artifact, digest)
 
     async def file(self, digest: str, name: str) -> Path:
         return await asyncio.to_thread(self.desk.shelf.file, digest, name)

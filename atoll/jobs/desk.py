@@ -117,6 +117,11 @@ class Desk:
             told.append(("run", row))
         return told, Cursor(offsets, row)
 
+    def artifact(self, digest: str) -> Row:
+        """An artifact with its files, and as `lineage` all that it was made from. Raises NotFound."""
+        lineage = self.shelf.lineage(digest)
+        return {**self.shelf.row(digest), "files": dict(self.shelf.get(digest).files), "lineage": lineage}
+
     def view(self, id: str, step: str) -> Path:
         """The latest picture of a step under way. Raises NotFound."""
         if any(s["name"] == step for s in self.row(id)["steps"]):

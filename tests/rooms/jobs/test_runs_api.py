@@ -63,7 +63,7 @@ async def test_from_recipe_to_file(tmp_path: Path) -> None:
         offered = (await client.get("/stages")).json()
         assert [recipe["name"] for recipe in offered["recipes"]] == ["chain"]
         assert offered["recipes"][0]["steps"][1]["inputs"] == {"numbers": "drawn"}
-        assert {stage["name"] for stage in offered["data"]} == {"draw", "add", "trip", "deaf"}
+        assert {stage["name"] for stage in offered["data"]} == {"draw", "add", "trip", "deaf", "rl"}
         body = {"recipe": "chain", "seed": 5, "set": {"drawn": {"count": 4}}}
         made = await client.post("/runs", json=body)
         assert made.status_code == 201
