@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-PolicyKind = Literal["mlp", "act", "diffusion"]
+PolicyKind = Literal["mlp", "cnn", "act", "diffusion"]
 
 
 @dataclass(frozen=True, slots=True)

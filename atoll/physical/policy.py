@@ -31,6 +31,7 @@ Array = np.ndarray
 WEIGHTS, SPEC = "weights.safetensors", "policy.json"
 KINDS = {
     "mlp": "atoll.physical.policy:MlpPolicy",
+    **dict.fromkeys(("cnn", "act", "diffusion"), "atoll.physical.imitation.policies:TorchPolicy"),
 }
 """kind -> "module:name" of a callable (manifest, weights) -> Policy."""
 

@@ -8,7 +8,10 @@ from atoll.core.errors import NotFound, NotInstalled
 from atoll.core.runs import Stage
 
 STAGES: dict[str, str] = {
+    "pictures": "atoll.physical.synth.pictures:STAGE",
     "rl": "atoll.physical.rl.stage:STAGE",
+    "imitate": "atoll.physical.imitation.stage:STAGE",
+    "validate": "atoll.physical.validate.stage:STAGE",
 }
 
 

@@ -152,4 +152,5 @@ def _with_eyes(eyes: Eyes | None, state: Tensor, images: Mapping[str, Tensor]) -
     return torch.cat([state, tokens.unflatten(1, (len(eyes.cameras), each)).mean(dim=2).flatten(1)], dim=1)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"mlp": Cloning, "act": ActionChunking, "diffusion": Flow}
+NETWORKS: dict[str, type[nn.Module]] = {"mlp": Cloning, "cnn": Cloning, "act": ActionChunking, "diffusion": Flow}
+"""By kind of policy; an mlp that sees pictures is a cnn."""

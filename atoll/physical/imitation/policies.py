@@ -1,4 +1,4 @@
-"""Policies that act with a torch network: `act`, `diffusion`, and cloned ones that see (`mlp` with pictures)."""
+"""Policies that act with a torch network: all but the `mlp`, which numpy does faster."""
 
 from __future__ import annotations
 

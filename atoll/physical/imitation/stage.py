@@ -121,13 +121,14 @@ class Cloner:
         seen, given = spec(sim)
         pictures = tuple(Image(name, *frames.shape[1:3]) for name, frames in shown.images.items())
         network = {"activation": "relu", "squash": "none", "width": self.width}
+        kind = "cnn" if config.kind == "mlp" and pictures else config.kind
         manifest = Manifest(
-            shown.task, config.kind, 1 / sim.dt, seen, given, config.chunk, pictures, limits(sim), network=network
+            shown.task, kind, 1 / sim.dt, seen, given, config.chunk, pictures, limits(sim), network=network
         )
         check_fit(manifest, sim)
         scales = {"observation.mean": self.mean, "observation.scale": self.gain}
         scales |= {"action.shift": self.shift, "action.scale": self.scale}
-        if config.kind == "mlp" and not pictures:
+        if kind == "mlp":
             return MlpPolicy(manifest, {**scales, **self._layers()})
         from atoll.physical.imitation.policies import TorchPolicy
 
