@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from atoll.core.types import Grade, Policy
 
@@ -87,8 +87,7 @@ class GiveUp:
 Action = Retry | Continue | Restart | GiveUp
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """Retries that may still be made: each request earns `ratio`, each second `per_second`, and `most` are kept. Below
     zero, down to minus `most`, retries are paced: each waits until its own is earned."""
 
@@ -110,8 +109,8 @@ def spend(budget: Budget, now: float) -> tuple[Budget, float]:
     budget = earn(budget, now, requests=0)
     balance = budget.balance - 1
     if balance < -budget.most or (balance < 0 and not budget.per_second):
-        return replace(budget, balance=max(balance, -budget.most)), float("inf")
-    return replace(budget, balance=balance), max(0.0, -balance / budget.per_second if budget.per_second else 0.0)
+        return budget._replace(balance=max(balance, -budget.most)), float("inf")
+    return budget._replace(balance=balance), max(0.0, -balance / budget.per_second if budget.per_second else 0.0)
 
 
 def recover(attempt: Attempt, failure: Failure, emitted: int, now: float, budget: Budget) -> tuple[Action, Budget]:

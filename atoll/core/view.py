@@ -78,10 +78,12 @@ class Spot:
 
     def estimate(self) -> None:
         """Recompute `load` and `wait`: prompt tokens to be read first, or slots to come free, whichever is longer."""
-        self.load = self.outstanding + self.others
-        over = max(self.queued, self.load + 1 - self.slots)
-        queue = over * self.hold / self.slots if over > 0 else 0.0
-        self.wait = self.base + max(self.backlog * self.per_token, queue)
+        self.load = load = self.outstanding + self.others
+        over = load + 1 - self.slots
+        if over < self.queued:
+            over = self.queued
+        reading, queue = self.backlog * self.per_token, over * self.hold / self.slots
+        self.wait = self.base + (reading if reading > queue else queue)
 
     def full(self) -> bool:
         return bool(self.limit) and self.outstanding >= self.limit

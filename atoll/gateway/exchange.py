@@ -223,14 +223,15 @@ class Exchange:
     ) -> Awaitable[Reply]:  # fmt: skip
         """An endpoint's reply, with nobody waiting for it yet."""
         start = max(body.find(b'"messages":'), body.find(b'"prompt":'), 0)
+        size = len(body) - start
         request = Request(
             charge.entry.id,
             charge.serving.id,
             charge.key.id,
-            prompt=(len(body) - start) // BYTES_PER_TOKEN,
+            prompt=size // BYTES_PER_TOKEN,
             output=charge.card.max_output,
-            prompt_bytes=len(body) - start,
-            blocks=blocks(body[start:], charge.serving.id) if len(body) - start >= 256 else (),
+            prompt_bytes=size,
+            blocks=blocks(body[start:], charge.serving.id) if size >= 256 else (),
             allowed=charge.place.allowed,
             excluded=wish.excluded,
             digest=wish.digest,

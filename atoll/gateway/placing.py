@@ -11,7 +11,7 @@ from atoll.core.places import Region, Residency
 from atoll.core.residency import ANYWHERE, PREFIXES, allowed, parse_rule, render, requested
 from atoll.core.types import Grade, Key
 
-FIELDS = ("residency", "data_residency", "recovery")
+FIELDS = frozenset({"residency", "data_residency", "recovery"})
 GRADES = ("exact", "fast", "hot", "none")
 
 
@@ -46,7 +46,7 @@ class Placing:
         """The rule of a request, and its body without what said it. Raises InvalidRequest or Forbidden."""
         model = body.get("model")
         prefixed = isinstance(model, str) and model.partition(".")[0] in PREFIXES
-        if not prefixed and not any(field in body for field in FIELDS):
+        if not prefixed and FIELDS.isdisjoint(body):
             return self.of(key), body
         rule, name = requested(key.policy.residency, body, self.regions)
         rest = {field: value for field, value in body.items() if field not in FIELDS}

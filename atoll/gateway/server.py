@@ -16,7 +16,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from atoll.core.errors import SetupError
-from atoll.gateway.http import CYCLE, WIRE
+from atoll.gateway.http import BODY, CYCLE, WIRE
 
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 120.0
@@ -60,7 +60,7 @@ class Cycle:
             self.scope.clear()  # it holds this cycle: the two would wait for the collector
 
     async def receive(self) -> dict[str, Any]:
-        return {"type": "http.request", "body": bytes(self.body), "more_body": False}
+        return {"type": "http.request", "body": self.scope[BODY], "more_body": False}
 
     async def send(self, message: Any) -> None:
         raise RuntimeError("this answer is written by Http")
@@ -125,6 +125,7 @@ class Protocol(HttpToolsProtocol):
         self._phase = "idle"
         super().on_message_complete()
         if type(self.cycle) is Cycle:
+            self.scope[BODY] = bytes(self.cycle.body)
             self._start_asgi_task(self.cycle, self.app)
 
     def on_response_complete(self) -> None:

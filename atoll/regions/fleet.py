@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import orjson
 
@@ -35,8 +35,6 @@ REMEMBERED = 1000
 SLOTS = 4
 PANIC = 3600.0
 REFUSALS = {429, 503}
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +84,11 @@ class Answer:
 
     async def read(self) -> bytes:
         """A station that lives, but whose engine has fallen silent in the middle, is given up too."""
-        data = await self._watched(self._open().read())
+        try:
+            data = await self._open().read()
+        except AtollError:
+            self.fail()
+            raise
         now = time.time()
         if b"data:" in data or not self.endpoint.station:
             self._pieces += 1
@@ -98,20 +100,16 @@ class Answer:
         return data
 
     async def pipe(self, sink: Sink, drained: Callable[[], Awaitable[None]]) -> None:
-        await self._watched(self._open().pipe(sink, drained))
+        try:
+            await self._open().pipe(sink, drained)
+        except AtollError:
+            self.fail()
+            raise
 
     def _open(self) -> Connection:
         if self._connection is None:
             raise EngineFailed("the answer was closed")
         return self._connection
-
-    async def _watched(self, reading: Awaitable[T]) -> T:
-        try:
-            return await reading
-        except AtollError:
-            if self._connection is not None:
-                self._end(False)
-            raise
 
     def close(self) -> None:
         if self._connection is not None:

@@ -43,6 +43,8 @@ class Connection(asyncio.Protocol):
         self.pool = pool
         self.loop = pool.loop
         self.transport: asyncio.Transport | None = None
+        self._chunks: list[bytes] = []
+        self.on_body = self._chunks.append
         self.parser = httptools.HttpResponseParser(self)
         self.closed = False
         self.idle_since = 0.0
@@ -55,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.heard = False
         self.complete = self._keep = False
         self.error: Exception | None = None
-        self._chunks: list[bytes] = []
+        self._chunks.clear()
         self._buffered = 0
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
@@ -81,9 +83,7 @@ class Connection(asyncio.Protocol):
             if self.complete:
                 return b""
             await self._wait()
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
+        data = self._take()
         self._resume()
         return data
 
@@ -106,17 +106,27 @@ class Connection(asyncio.Protocol):
         if self.error:
             raise self.error
 
+    def _take(self) -> bytes:
+        """What has arrived."""
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered = 0
+        return data
+
     def _deliver(self) -> None:
-        while self._chunks and not self.error:
-            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
-            self._buffered = 0
-            try:
-                if self._sink is not None and self._sink(data) and self.transport is not None:
-                    self._paused = True
-                    self.transport.pause_reading()
-            except AtollError as error:
-                self.abort(error)
+        if not self._chunks or self.error or self._sink is None:
+            return
+        try:
+            if self._sink(self._take()):
+                self._pause()
+        except AtollError as error:
+            self.abort(error)
+
+    def _pause(self) -> None:
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
 
     def _resume(self) -> None:
         if self._paused and self.transport is not None:
@@ -174,6 +184,10 @@ class Connection(asyncio.Protocol):
             self.abort(EngineFailed(f"the engine does not speak HTTP: {error}"))
             return
         if self._sink is None:
+            if self._chunks:
+                self._buffered += len(data)
+                if self._buffered > HIGH_WATER:
+                    self._pause()
             self._wake()
             return
         self._deliver()
@@ -188,13 +202,6 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
-
-    def on_body(self, body: bytes) -> None:
-        self._chunks.append(body)
-        self._buffered += len(body)
-        if self._buffered > HIGH_WATER and not self._paused and self.transport is not None:
-            self._paused = True
-            self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
         if self.status >= 200:

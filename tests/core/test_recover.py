@@ -36,7 +36,7 @@ EMPTY = Budget(balance=0.0)
 
 
 def decide(attempt: Attempt, failure: Failure, emitted: int, now: float = 10.0, budget: Budget = EMPTY) -> Action:
-    return recover(attempt, failure, emitted, now, replace(budget, at=now))[0]
+    return recover(attempt, failure, emitted, now, budget._replace(at=now))[0]
 
 
 def of(policy: Policy, **changes: object) -> Attempt:

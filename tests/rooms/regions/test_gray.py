@@ -164,7 +164,7 @@ async def test_hedging_is_off_unless_asked_for_and_stops_with_the_budget() -> No
         assert (await whole(w)).status_code == 200
         assert len(w.engine.asked) == 1
         exchange.hedging = Hedging(enabled=True, factor=0.0, least=0.02)
-        exchange.retries = replace(exchange.retries, ratio=0.0, per_second=0.0, balance=0.0)
+        exchange.retries = exchange.retries._replace(ratio=0.0, per_second=0.0, balance=0.0)
         slow(w, 0.4)
         assert (await whole(w)).status_code == 200
         assert len(w.engine.asked) == 2
