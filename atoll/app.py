@@ -53,7 +53,7 @@ from atoll.jobs.desk import Desk
 from atoll.jobs.durable import Home as JobsHome
 from atoll.jobs.process import Hand
 from atoll.physical.recipes import RECIPES
-from atoll.physical.serve.server import Endpoint
+from atoll.physical.serve import endpoints
 from atoll.physical.serve.service import Service
 from atoll.physical.stages import STAGES, load_stage
 from atoll.regions.catalogue import read_catalogue, read_regions
@@ -133,7 +133,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         board = _board(stack, settings)
         regions = (Places(admin, world, _laws(settings)), Invites(admin, world, joined))
         audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
-        robots = Robots(admin, policies, Endpoint(policies, accounts.identify))
+        robots = Robots(admin, policies, endpoints(policies, accounts.identify))
         parts = (*regions, audit, Work(admin, board, board), robots, admin)
         gateway.rest = build_rest(parts, metrics, Path(console.__file__).parent, library.waiting_for)
         server = build_server(gateway, settings.drain_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,8 @@ from atoll.core.errors import NotFound, Unauthenticated
 from atoll.core.manifest import ActionLimits, Channel, Manifest
 from atoll.core.types import Key
 from atoll.physical.policy import MlpPolicy, save_policy
+from atoll.physical.serve import endpoints
 from atoll.physical.serve.record import fingerprint
-from atoll.physical.serve.server import Endpoint
 from atoll.physical.serve.service import Service
 
 ADMIN = replace(USER, id="key_admin", role="admin")
@@ -84,6 +85,13 @@ class Shelf:
         self.known[card.id] = card
 
 
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @asynccontextmanager
 async def service(root: Path) -> AsyncIterator[Service]:
     made = Service(root, Shelf(), nowhere)
@@ -99,6 +107,7 @@ async def policies(folder: Path, policy: Any = None) -> AsyncIterator[tuple[Serv
     """A service with the policy `arm`, and the address of its WebSocket."""
     async with service(folder / "data") as made:
         await made.promote("arm", *gated(folder, policy), ADMIN)
-        app = Starlette(routes=[WebSocketRoute("/atoll/v1/policies/{id}/act", Endpoint(made, identify))])
+        sockets = endpoints(made, identify).items()
+        app = Starlette(routes=[WebSocketRoute(f"/atoll/v1/policies/{{id}}/{name}", end) for name, end in sockets])
         async with serving(app) as url:
             yield made, f"ws{url[4:]}/atoll/v1/policies/arm/act"

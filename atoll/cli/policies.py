@@ -91,3 +91,31 @@ def reset(cloud: Cloud, as_json: bool, name: str, token: str) -> None:
     """Release a stopped policy. Nothing moves before somebody agrees to it again."""
     value = cloud.call("POST", f"/atoll/v1/policies/{name}/reset", {"token": token})
     show(value) if as_json else click.echo(f"{name} is released.")
+
+
+@policies.command()
+@NAME
+@click.argument("protocol", type=click.Choice(["groot", "lerobot"]))
+@click.option("--host", default="127.0.0.1", show_default=True, help="IP address to listen on.")
+@click.option("--port", type=int, default=0, help="Port to listen on (default: 5555 for groot, 8080 for lerobot).")
+@click.option("--consent", is_flag=True, help="You agree that what connects here moves.")
+@click.option("--simulated", is_flag=True, help="What connects here is a simulation, whose clock may stand still.")
+@click.option("--lend-key", is_flag=True, help="Clients that bring no API key use this command's.")
+@remote
+def bridge(cloud: Cloud, as_json: bool, name: str, protocol: str, **how: Any) -> None:
+    """Let clients of another PROTOCOL connect to the policy NAME, until Ctrl-C. Needs --url and a key.
+
+    LeRobot's client has no place for an API key: give --lend-key, on a machine that only you use.
+    """
+    import asyncio
+
+    from atoll.core.errors import SetupError
+    from atoll.physical.serve.adapters.bridge import Cloud as Upstream
+    from atoll.physical.serve.adapters.bridge import serve
+
+    if not cloud.target.url:
+        raise SetupError("give the address of the cloud: --url http://127.0.0.1:7700, and its key")
+    base = cloud.target.url.rstrip("/").replace("http", "ws", 1)
+    key = cloud.target.key if how["lend_key"] else ""
+    upstream = Upstream(f"{base}/atoll/v1/policies/{name}/act", key, how["consent"], how["simulated"])
+    asyncio.run(serve(upstream, protocol, how["host"], how["port"]))

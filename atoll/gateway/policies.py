@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +39,11 @@ class Reset(BaseModel):
 
 @dataclass(slots=True)
 class Robots:
-    """`act` answers observations at `/atoll/v1/policies/{id}/act`."""
+    """`sockets` answer observations at `/atoll/v1/policies/{id}/<name>`."""
 
     admin: Admin
     policies: Policies
-    act: ASGIApp
+    sockets: Mapping[str, ASGIApp]
 
     def routes(self) -> list[BaseRoute]:
         table: list[tuple[str, str, Any]] = [
@@ -54,7 +55,8 @@ class Robots:
             ("POST", "/atoll/v1/policies/{id}/reset", self.reset),
         ]
         http = [Route(path, handler, methods=[method]) for method, path, handler in table]
-        return [*http, WebSocketRoute("/atoll/v1/policies/{id}/act", self.act)]
+        live = [WebSocketRoute(f"/atoll/v1/policies/{{id}}/{name}", app) for name, app in self.sockets.items()]
+        return [*http, *live]
 
     async def list_policies(self, request: Request) -> Response:
         self.admin.caller(request)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from clients.environments import HERE, python_environment
 from conftest import Live, start
-from served import gated, mlp
+from served import MANIFEST, free_port, gated, mlp
 
 from atoll.core.errors import AtollError
+from atoll.core.manifest import Channel, Image, Manifest
+from atoll.physical.policy import MlpPolicy
 from atoll.physical.serve.client import connect
+
+pytestmark = [pytest.mark.xdist_group("robots"), pytest.mark.timeout(600)]
 
 SEEN = {"joints": [0.0, 0.0], "goal": [0.5, -0.5]}
 
@@ -89,3 +95,42 @@ def test_who_may_do_what(live: Live, tmp_path: Path):
     assert httpx.post(f"{base}/leg/reset", json={"token": "guess"}, headers=key).status_code == 403
     assert httpx.post(f"{base}/leg/reset", json={"token": token}, headers=robot).json()["state"] == "ready"
     assert httpx.post(f"{base}/leg/reset", json={"token": token}, headers=robot).status_code == 409
+
+
+def humanoid() -> MlpPolicy:
+    """A policy with the channels of GR00T's G1: hold the joints where they are, 0.1 further, four times."""
+    sizes = {"left_arm": 7, "right_arm": 7, "left_hand": 7, "right_hand": 7}
+    given = tuple(Channel(name, size) for name, size in sizes.items())
+    seen = (*given, Channel("left_leg", 6), Channel("right_leg", 6), Channel("waist", 3))
+    images = (Image("ego_view", 8, 8),)
+    manifest = Manifest("wave", "mlp", 10.0, seen, given, 4, images, network={"squash": "none"})
+    weights = {name: np.ones(43, np.float32) for name in ("observation.scale",)}
+    weights |= {"observation.mean": np.zeros(43, np.float32), "action.scale": np.ones(28, np.float32)}
+    weights |= {"action.shift": np.full(28, 0.1, np.float32), "0.bias": np.zeros(112, np.float32)}
+    weights["0.weight"] = np.tile(np.eye(43, 28, dtype=np.float32), (1, 4))
+    return MlpPolicy(manifest, weights)
+
+
+def test_published_clients_of_openpi_and_groot_get_actions(live: Live, tmp_path: Path):
+    """`openpi-client` speaks to the cloud itself, a client of GR00T's service to a bridge beside it."""
+    for name, policy in (("two", mlp(replace(MANIFEST, chunk=3))), ("g1", humanoid())):
+        (tmp_path / name).mkdir()
+        atoll(live, "promote", name, *gated(tmp_path / name, policy))
+    told = {**os.environ, "ATOLL_URL": live.url, "ATOLL_API_KEY": live.key, "ATOLL_KEY": live.key}
+    port = free_port()
+    options = ["g1", "groot", "--port", str(port), "--consent", "--simulated", "--lend-key"]
+    bridge = subprocess.Popen([sys.executable, "-m", "atoll.cli", "policies", "bridge", *options], env=told)
+    try:
+        argv = [str(python_environment("robots") / "python"), str(HERE / "robots_tour.py"), str(port)]
+        done = subprocess.run(argv, env=told, capture_output=True, text=True, timeout=120)
+    finally:
+        bridge.terminate()
+        bridge.wait(10)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["openpi"]["task"] == "two-joints"
+    assert np.array(seen["openpi"]["actions"])[:, 0] == pytest.approx([0.04, 0.08, 0.12])
+    assert "takes no 'observation/knee'" in seen["openpi"]["refused"]
+    [first, *_] = seen["groot"]["actions"]
+    assert len(seen["groot"]["actions"]) == 4
+    assert first[:7] == pytest.approx([0.2] * 7)

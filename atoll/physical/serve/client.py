@@ -47,6 +47,11 @@ class Robot:
         self._owed: dict[int | str, asyncio.Future[dict[str, Any]]] = {}
         self._reading = asyncio.create_task(self._read())
 
+    @property
+    def gone(self) -> bool:
+        """The connection is closed."""
+        return self._reading.done()
+
     async def act(
         self,
         observation: Any,

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
@@ -44,10 +45,9 @@ class Dialect(Protocol):
 
 
 class Native:
-    """MessagePack, or JSON from the moment that the client sends text (from the start with `?format=json`)."""
+    """MessagePack, or JSON to who speaks it (`text`)."""
 
-    def __init__(self, query: str) -> None:
-        self.text = "format=json" in query.split("&")
+    text = False
 
     def read(self, frame: Frame) -> dict[str, Any]:
         self.text = isinstance(frame, str)
@@ -58,9 +58,10 @@ class Native:
 
 
 class Endpoint:
-    """`dialect` makes one for a connection from its query."""
+    """The query of the address may have `consent=true` instead of a `begin` (with `simulated=true`), and
+    `format=json`. `dialect` makes one for each connection."""
 
-    def __init__(self, service: Service, identify: Identify, dialect: Callable[[str], Dialect] = Native) -> None:
+    def __init__(self, service: Service, identify: Identify, dialect: Callable[[], Dialect] = Native) -> None:
         self.service, self.identify, self.dialect = service, identify, dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +71,10 @@ class Endpoint:
             served = self.service.served(scope["path_params"]["id"])
             if len(served.lines) >= MAX_SESSIONS:
                 raise Overloaded(f"policy '{served.name}' has {MAX_SESSIONS} sessions already")
-            dialect = self.dialect(scope["query_string"].decode("latin-1"))
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+            dialect = self.dialect()
+            if isinstance(dialect, Native):
+                dialect.text = query.get("format") == "json"
         except AtollError as error:
             await _reject(receive, send, error)
             return
@@ -80,6 +84,8 @@ class Endpoint:
         line = Line(served, key, connection.put, connection.leave)
         try:
             connection.put(line.metadata())
+            if query.get("consent") == "true":
+                line.begin({"consent": True, "simulated": query.get("simulated") == "true"})
             await connection.flush()
             await self._converse(connection, line, receive, secret)
         finally:

@@ -23,13 +23,13 @@ def pack(message: Mapping[str, Any], text: bool = False) -> bytes | str:
     """Arrays in `message` are C-contiguous."""
     if text:
         return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY).decode()
-    return _msgpack().packb(message, default=_array)
+    return msgpack().packb(message, default=_array)
 
 
 def unpack(data: bytes | str) -> dict[str, Any]:
     """A message of either kind. Arrays are as they came: `array` takes them. Raises InvalidRequest."""
     try:
-        message = orjson.loads(data) if isinstance(data, str) else _msgpack().unpackb(data)
+        message = orjson.loads(data) if isinstance(data, str) else msgpack().unpackb(data)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRequest(f"the message is neither MessagePack (binary) nor JSON (text): {error}") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
@@ -80,7 +80,8 @@ def _array(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
-def _msgpack() -> Any:
+def msgpack() -> Any:
+    """The package. Raises NotInstalled."""
     try:
         import msgpack
     except ModuleNotFoundError:

@@ -1,0 +1,381 @@
+"""Clients of other protocols, written here as those projects publish them, move the robot within the same limits."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import pickle
+import sys
+import types
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgpack
+import numpy as np
+import pytest
+import torch
+import zmq.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+from served import MANIFEST, free_port, mlp, policies
+from support import SECRET
+from websockets.asyncio.client import connect as websocket
+
+from atoll.core.errors import InvalidRequest
+from atoll.core.manifest import Channel
+from atoll.physical.serve.adapters import groot, lerobot, observation_of
+from atoll.physical.serve.adapters.bridge import Cloud, serve
+from atoll.physical.serve.adapters.pickles import Record, read
+from atoll.physical.serve.service import Service
+
+JOINTS, GOAL = np.zeros(2, np.float32), np.array([0.5, -0.5], np.float32)
+CHUNKED = replace(MANIFEST, chunk=3)
+
+
+@asynccontextmanager
+async def bridge(
+    folder: Path, serve: Callable[..., Any], **options: Any
+) -> AsyncIterator[tuple[Service, int]]:
+    """A bridge to the policy `arm`; the service, and the port of the bridge."""
+    async with policies(folder, mlp(CHUNKED)) as (made, url):
+        port = free_port()
+        task = asyncio.create_task(serve(Cloud(url, consent=True, simulated=True, **options), "127.0.0.1", port))
+        try:
+            yield made, port
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def openpi_pack(value: Any) -> Any:
+    """packages/openpi-client/src/openpi_client/msgpack_numpy.py: pack_array."""
+    if isinstance(value, np.ndarray):
+        return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+    return value
+
+
+def openpi_unpack(value: dict[Any, Any]) -> Any:
+    if b"__ndarray__" in value:
+        return np.ndarray(buffer=value[b"data"], dtype=np.dtype(value[b"dtype"]), shape=value[b"shape"])
+    return value
+
+
+async def test_openpi(tmp_path: Path):
+    async with policies(tmp_path, mlp(CHUNKED)) as (made, url):
+        address = url.replace("/act", "/openpi?consent=true")
+        headers = {"Authorization": f"Api-Key {SECRET}"}
+        async with websocket(address, additional_headers=headers, compression=None) as socket:
+            assert msgpack.unpackb(await socket.recv())["manifest"]["task"] == "two-joints"
+
+            async def infer(seen: dict[str, Any]) -> Any:
+                await socket.send(msgpack.packb(seen, default=openpi_pack))
+                frame = await socket.recv()
+                return frame if isinstance(frame, str) else msgpack.unpackb(frame, object_hook=openpi_unpack)
+
+            seen = {"observation/joints": JOINTS, "observation/goal": GOAL, "prompt": "go", "timestamp": 1.0}
+            told = await infer(seen)
+            assert told["actions"][:, 0] == pytest.approx([0.04, 0.08, 0.12])
+            assert told["server_timing"]["infer_ms"] > 0
+            assert "takes no 'observation/wrist'" in await infer({"observation/wrist": JOINTS})
+            objects = {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [0]}
+            assert "dtype" in await infer({"observation/joints": objects, "observation/goal": GOAL})
+            await made.stop("arm", made.served("arm").lines.copy().pop().by, "drill")
+            seen = {"observation": {"joints": JOINTS, "goal": GOAL}, "timestamp": 1.06}
+            assert (await infer(seen))["safe"] == "stopped"
+
+
+@asynccontextmanager
+async def groot_client(port: int) -> AsyncIterator[Callable[..., Any]]:
+    """gr00t/policy/server_client.py: PolicyClient.call_endpoint and MsgSerializer."""
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.REQ)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(f"tcp://127.0.0.1:{port}")
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            output = io.BytesIO()
+            np.save(output, value, allow_pickle=False)
+            return {"__ndarray_class__": True, "as_npy": output.getvalue()}
+        return value
+
+    def decode(value: dict[Any, Any]) -> Any:
+        if "__ndarray_class__" in value:
+            return np.load(io.BytesIO(value["as_npy"]), allow_pickle=False)
+        return value
+
+    async def call(endpoint: str, data: Any = None, token: str | None = SECRET) -> Any:
+        request = {"endpoint": endpoint, "data": data} | ({"api_token": token} if token else {})
+        async with asyncio.timeout(10):
+            await socket.send(msgpack.packb(request, default=encode))
+            return msgpack.unpackb(await socket.recv(), object_hook=decode)
+
+    try:
+        yield call
+    finally:
+        socket.close()
+        context.term()
+
+
+def groot_seen(at: float) -> dict[str, Any]:
+    state = {"joints": JOINTS[None, None], "goal": GOAL[None, None]}
+    words = {"annotation.human.task_description": [["reach"]]}
+    return {"observation": {"state": state, "language": words, "timestamp": at}, "options": None}
+
+
+async def test_groot(tmp_path: Path):
+    async with bridge(tmp_path, groot.serve) as (made, port), groot_client(port) as call:
+        assert (await call("ping", token=None))["status"] == "ok"
+        assert "no API key" in (await call("get_action", groot_seen(1.0), token=None))["error"]
+        assert "401" in (await call("get_action", groot_seen(1.0), token="sk-guess"))["error"]
+        config = await call("get_modality_config")
+        assert config["action"]["as_json"] == {"delta_indices": [0, 1, 2], "modality_keys": ["joints"]}
+        action, info = await call("get_action", groot_seen(1.0))
+        assert action["joints"].shape == (1, 3, 2)
+        assert action["joints"][0, :, 0] == pytest.approx([0.04, 0.08, 0.12])
+        assert "joints[0]: velocity" in info["limited"]
+        assert "no endpoint 'kill'" in (await call("kill"))["error"]
+        assert "takes no 'state.knee'" in (await call("get_action", {"state.knee": JOINTS[None]}))["error"]
+        older = {"state.joints": JOINTS[None], "state.goal": GOAL[None], "timestamp": 2.0}
+        assert (await call("get_action", older))["action.joints"].shape == (3, 2)
+        [line] = made.served("arm").lines
+        await made.stop("arm", line.by, "drill")
+        assert (await call("get_action", groot_seen(3.0)))[1]["safe"] == "stopped"
+        assert (await call("reset", {"options": None})) == {}
+
+
+async def test_groot_takes_no_pickle(tmp_path: Path):
+    file = io.BytesIO()
+    np.save(file, np.array([{}], object), allow_pickle=True)
+    request = {"endpoint": "get_action", "data": {"state": {"__ndarray_class__": True, "as_npy": file.getvalue()}}}
+    told = msgpack.unpackb(await groot.answer(Cloud("ws://nowhere", "key"), msgpack.packb(request)))
+    assert "dtype" in told["error"]
+    told = msgpack.unpackb(await groot.answer(Cloud("ws://nowhere", "key"), b"\xc1"))
+    assert "not MessagePack" in told["error"]
+
+
+HELPERS = "lerobot.async_inference.helpers"
+
+
+@dataclass
+class TimedObservation:
+    timestamp: float
+    timestep: int
+    observation: dict[str, Any]
+    must_go: bool = False
+
+
+@dataclass
+class TimedAction:
+    timestamp: float
+    timestep: int
+    action: Any
+
+
+@dataclass
+class RemotePolicyConfig:
+    policy_type: str
+    pretrained_name_or_path: str
+    lerobot_features: dict[str, Any]
+    actions_per_chunk: int
+    device: str = "cpu"
+    rename_map: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes with LeRobot's fields under LeRobot's names, so that pickles are as its client makes them."""
+    module = types.ModuleType(HELPERS)
+    for cls in (TimedObservation, TimedAction, RemotePolicyConfig):
+        monkeypatch.setattr(cls, "__module__", HELPERS)
+        setattr(module, cls.__name__, cls)
+    for name in ("lerobot", "lerobot.async_inference"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, HELPERS, module)
+
+
+def protobuf(*fields: tuple[int, int | bytes]) -> bytes:
+    def varint(value: int) -> bytes:
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    wire = b""
+    for number, value in fields:
+        kind = 0 if isinstance(value, int) else 2
+        wire += varint(number << 3 | kind) + (varint(value) if isinstance(value, int) else varint(len(value)) + value)
+    return wire
+
+
+FEATURES = {"observation.state": {"dtype": "float32", "shape": (4,), "names": ["a.pos", "b.pos", "c.pos", "d.pos"]}}
+RAW = {"a.pos": 0.0, "b.pos": np.float32(0.0), "c.pos": 0.5, "d.pos": -0.5, "task": "reach"}
+
+
+async def test_lerobot(tmp_path: Path, stock: None):
+    async with (
+        bridge(tmp_path, lerobot.serve, key=SECRET) as (made, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        unary = {name: channel.unary_unary(f"/transport.AsyncInference/{name}") for name in
+                 ("Ready", "SendPolicyInstructions", "GetActions")}  # fmt: skip
+        send = channel.stream_unary("/transport.AsyncInference/SendObservations")
+        assert await unary["Ready"](b"", timeout=10) == b""
+        config = RemotePolicyConfig("act", "user/model", FEATURES, 2)
+        await unary["SendPolicyInstructions"](protobuf((1, pickle.dumps(config))), timeout=10)
+
+        async def observe(raw: dict[str, Any], at: float, step: int) -> None:
+            data = pickle.dumps(TimedObservation(at, step, raw))
+            pieces = [(1, data[:50]), (2, data[50:100]), (3, data[100:])]
+            await send(iter([protobuf((1, kind), (2, part)) for kind, part in pieces]), timeout=10)
+
+        await observe(RAW, 1.0, 7)
+        answer = await unary["GetActions"](b"", timeout=10)
+        actions = pickle.loads(answer[answer.index(b"\x80\x02") :])
+        assert [(a.timestep, round(a.timestamp, 3)) for a in actions] == [(7, 1.0), (8, 1.02)]
+        assert [type(a).__name__ for a in actions] == ["TimedAction"] * 2
+        assert actions[0].action.dtype == torch.float32
+        assert actions[0].action.tolist() == pytest.approx([0.04, -0.04])
+        assert await unary["GetActions"](b"", timeout=10) == b""
+        await observe({"a.pos": 0.0}, 1.1, 9)
+        with pytest.raises(grpc.aio.AioRpcError, match=r"lacks 'b\.pos'"):
+            await unary["GetActions"](b"", timeout=10)
+        [line] = made.served("arm").lines
+        await made.stop("arm", line.by, "drill")
+        await observe(RAW, 1.2, 10)
+        answer = await unary["GetActions"](b"", timeout=10)
+        held = pickle.loads(answer[answer.index(b"\x80\x02") :])
+        assert held[-1].action.tolist() == pytest.approx([0.12, -0.12])
+
+
+async def test_lerobot_runs_nothing_that_a_pickle_names(tmp_path: Path, stock: None):
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (exec, (f"open({str(tmp_path / 'hit')!r}, 'w')",))
+
+    async with (
+        bridge(tmp_path, lerobot.serve, key=SECRET) as (_, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        told = channel.unary_unary("/transport.AsyncInference/SendPolicyInstructions")
+        with pytest.raises(grpc.aio.AioRpcError, match="no feature"):
+            await told(protobuf((1, pickle.dumps(Bomb()))), timeout=10)
+        raw = {**RAW, "c.pos": Bomb()}
+        send = channel.stream_unary("/transport.AsyncInference/SendObservations")
+        await told(protobuf((1, pickle.dumps(RemotePolicyConfig("act", "", FEATURES, 2)))), timeout=10)
+        await send(iter([protobuf((1, 3), (2, pickle.dumps(TimedObservation(1.0, 1, raw))))]), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError, match="must be numbers"):
+            await channel.unary_unary("/transport.AsyncInference/GetActions")(b"", timeout=10)
+    assert not (tmp_path / "hit").exists()
+
+
+async def test_lerobot_without_a_key_is_refused(tmp_path: Path):
+    async with (
+        bridge(tmp_path, lerobot.serve) as (_, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        ready = channel.unary_unary("/transport.AsyncInference/Ready")
+        with pytest.raises(grpc.aio.AioRpcError, match="no API key"):
+            await ready(b"", timeout=10)
+        assert await ready(b"", timeout=10, metadata=(("authorization", f"Bearer {SECRET}"),)) == b""
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 1, "b": [1.5, None, True, -7, 1 << 70], "c": ("x", b"y", ()), "d": {}},
+        [[1, 2], "ß" * 300, {"k": [{"deep": (1, (2, (3,)))}]}],
+    ],
+)
+def test_plain_pickles_are_read_as_they_are(protocol: int, value: Any):
+    assert read(pickle.dumps(value, protocol=protocol)) == value
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "u1", "i8", "b1"])
+def test_arrays_are_read_as_they_are(protocol: int, dtype: str):
+    picture = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    for array in (picture, np.asfortranarray(picture), picture[:, ::2], np.array(3, dtype)):
+        got = read(pickle.dumps({"front": array, "again": array}, protocol=protocol))
+        assert got["front"].dtype == array.dtype
+        assert np.array_equal(got["front"], array)
+        assert got["again"] is got["front"]
+    assert read(pickle.dumps(np.float32(0.5), protocol=protocol)) == 0.5
+
+
+def test_what_a_pickle_names_is_a_record():
+    got = read(pickle.dumps(print))
+    assert (got.module, got.name) == ("builtins", "print")
+    got = read(pickle.dumps(Path("/etc")))
+    assert isinstance(got, Record)
+    assert got.arguments == ("/", "etc")
+
+
+def bomb() -> bytes:
+    """Each of fifty lists holds the one before ten times."""
+    value: list[Any] = []
+    for _ in range(50):
+        value = [value] * 10
+    return pickle.dumps(value)
+
+
+def ring() -> bytes:
+    value: list[Any] = []
+    value.append(value)
+    return pickle.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "pickle"),
+        (b"\x80\x04", "pickle"),
+        (b"nonsense", "pickle"),
+        (b"\x80\x02q\x00.", "cannot be read"),
+        (b"\x80\x02\x86.", "cannot be read"),
+        (pickle.dumps(np.array([1j])), "arrays are of"),
+        (pickle.dumps(np.array([1], ">f4")), "little-endian"),
+        (pickle.dumps(np.array([{}], object)), "arrays are of"),
+        (pickle.dumps(frozenset([1])), "not for data"),
+        (ring(), "contains itself"),
+        (b"\x80\x02" + b"]" * 5 + b"(" + b"a" * 9 + b".", "cannot be read"),
+    ],
+)
+def test_what_is_no_data_is_refused(data: bytes, says: str):
+    with pytest.raises(InvalidRequest, match=says):
+        read(data)
+
+
+def test_what_would_grow_without_end_is_gone_through_once():
+    assert len(read(bomb())) == 10
+
+
+@given(st.binary(max_size=200), st.integers(0, 10_000), st.integers(0, 255))
+def test_no_bytes_do_harm(noise: bytes, at: int, byte: int):
+    """Noise, and a real pickle with one byte changed, are read as data or refused."""
+    real = bytearray(pickle.dumps({"front": np.arange(6, dtype="f4"), "path": Path("/etc"), "n": [1, 2.5, "x"]}))
+    real[at % len(real)] = byte
+    for data in (b"\x80\x04" + noise + b".", bytes(real)):
+        with suppress(InvalidRequest):
+            read(data)
+
+
+async def test_a_bridge_that_lends_its_key_is_for_this_machine_only():
+    with pytest.raises(InvalidRequest, match="loopback only"):
+        await serve(Cloud("ws://nowhere", SECRET), "lerobot", "0.0.0.0")
+    with pytest.raises(InvalidRequest, match="groot, lerobot"):
+        await serve(Cloud("ws://nowhere"), "ros", "127.0.0.1")
+
+
+def test_names_of_other_protocols():
+    manifest = {"observation": [{"name": "joints"}], "images": [{"name": "front"}]}
+    flat = {"observation/joints": 1, "observation.images.front": 2, "prompt": "x", "annotation.human.task": "y"}
+    assert observation_of(manifest, flat) == {"observation": {"joints": 1}, "images": {"front": 2}}
+    assert observation_of(manifest, {"observation.state": [3]}) == {"observation": [3], "images": {}}
+    with pytest.raises(InvalidRequest, match="not both"):
+        observation_of(manifest, {"state": 1, "joints": 2})
+    assert Channel("state", 1).name == "state"
