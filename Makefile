@@ -45,7 +45,7 @@ test: tools lint
 lock:
 	$(LOCK) -o requirements/base.lock
 	$(LOCK) --extra physical -o requirements/physical.lock
-	$(LOCK) --extra physical --extra postgres --extra codecs --extra otel --extra formats --extra adapters --extra test -o requirements/test.lock
+	$(LOCK) --extra physical --extra postgres --extra codecs --extra otel --extra formats --extra adapters --extra usd --extra test -o requirements/test.lock
 
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info

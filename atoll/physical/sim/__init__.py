@@ -22,6 +22,9 @@ TASKS = {
     "pusher": "atoll.physical.sim.envs.pusher:task",
     "inverted-pendulum": "atoll.physical.sim.envs.inverted_pendulum:task",
     "inverted-double-pendulum": "atoll.physical.sim.envs.inverted_double_pendulum:task",
+    "go1-velocity": "atoll.physical.sim.envs.go1_velocity:task",
+    "drone-hover": "atoll.physical.sim.envs.drone_hover:task",
+    "lane-driving": "atoll.physical.sim.envs.lane_driving:task",
 }
 
 

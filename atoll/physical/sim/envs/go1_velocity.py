@@ -1,0 +1,156 @@
+"""A quadruped that goes where it is told: forward, sideways and turning at commanded velocities.
+
+Unitree Go1. As in Rudin et al., "Learning to Walk in Minutes Using Massively Parallel Deep Reinforcement Learning"
+(2022), with servos as in MuJoCo Playground (Zakka et al., 2025). Only its feet touch the ground.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from atoll.core.manifest import Channel
+from atoll.physical.sim import randomise
+from atoll.physical.sim.envs import legged
+from atoll.physical.sim.model import read_model
+from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.task import Array, Reward, Task
+
+FOLDER = Path(__file__).parent.parent / "robots/go1"
+HOME = np.tile([0.0, 0.9, -1.8], 4)
+"""Abduction, hip and knee of the front right, front left, rear right and rear left leg, rad."""
+REACH = np.tile([0.4, 0.7, 0.8], 4)
+LOW, HIGH = (HOME - REACH).astype(np.float32), (HOME + REACH).astype(np.float32)
+HEIGHT = 0.27
+FEET = ("FR", "FL", "RR", "RL")
+FOOT = 0.023
+STIFFNESS, DAMPING = 35.0, 0.5
+TIMESTEP, SUBSTEPS = 0.005, 4
+SPEEDS = (1.0, 0.5, 1.0)
+"""The fastest commands: forward and sideways, m/s; turning, rad/s."""
+
+
+def model() -> mujoco.MjSpec:
+    """Go1 on a plane. All other shapes than the feet are there to be seen."""
+    spec = read_model(FOLDER / "go1.xml")
+    spec.option.timestep, spec.option.integrator = TIMESTEP, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_PYRAMIDAL, 1
+    spec.worldbody.add_geom(
+        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], rgba=[0.36, 0.4, 0.44, 1], condim=3,
+        contype=1, conaffinity=0,
+    )  # fmt: skip
+    for geom in spec.geoms:
+        if geom.name in FEET:
+            geom.condim, geom.contype, geom.conaffinity = 3, 0, 1
+            geom.solimp[:3] = 0.9, 0.95, 0.001
+        elif geom.name != "floor":
+            geom.contype = geom.conaffinity = 0
+    for joint in spec.joints[1:]:
+        joint.damping[0], joint.armature, joint.frictionloss = DAMPING, 0.005, 0.3
+    for actuator in spec.actuators:
+        actuator.gainprm[0], actuator.biasprm[1] = STIFFNESS, -STIFFNESS
+    return spec
+
+
+def joint_position(sim: Sim) -> Array:
+    """From home, rad, (n, 12)."""
+    return sim.qpos[:, legged.ROOT :] - HOME
+
+
+def last_target(sim: Sim) -> Array:
+    return sim.ctrl - HOME
+
+
+def posture(sim: Sim) -> Array:
+    """How far the joints are from home; abduction weighs most, since it is least needed."""
+    return np.square(joint_position(sim)) @ np.tile([1.0, 0.3, 0.1], 4)
+
+
+def feet_height(sim: Sim) -> Array:
+    """Of the lowest point of each foot, m, (n, 4)."""
+    return sim.field("geom_xpos")[:, [sim.model.geom(name).id for name in FEET], 2] - FOOT
+
+
+def keep(sim: Sim) -> None:
+    """Ahead of a step: for how long each foot has been in the air."""
+    legged.keep(sim)
+    air = sim.memory.setdefault("air", np.zeros((sim.n, 4)))
+    air += sim.dt
+    air[(feet_height(sim) < 0.002) | (sim.elapsed == 0)[:, None]] = 0
+
+
+def stride(sim: Sim) -> Array:
+    """Seconds beyond 0.15 for which feet that now come down were in the air; nothing where it is told to stand."""
+    lands = (feet_height(sim) < 0.002) & (sim.memory["air"] > 0)
+    moves = np.linalg.norm(sim.command, axis=1) > 0.1
+    return ((np.minimum(sim.memory["air"], 0.4) - 0.15) * lands).sum(axis=1) * moves
+
+
+def fallen(sim: Sim) -> Array:
+    return (legged.gravity(sim)[:, 2] > -0.5) | (sim.qpos[:, 2] < 0.15)
+
+
+CHANNELS = (
+    Channel("gyro", 3, "rad/s"),
+    Channel("gravity", 3, "", -1, 1),
+    Channel("command", 3, "m/s, m/s, rad/s", -1, 1),
+    Channel("joint_position", 12, "rad"),
+    Channel("joint_velocity", 12, "rad/s"),
+    Channel("target", 12, "rad"),
+)
+LEGS = ("front_right", "front_left", "rear_right", "rear_left")
+ACTIONS = tuple(
+    Channel(f"{leg}_{joint}", 1, "rad", float(LOW[3 * i + k]), float(HIGH[3 * i + k]))
+    for i, leg in enumerate(LEGS)
+    for k, joint in enumerate(("abduction", "hip", "knee"))
+)
+
+
+def task() -> Task:
+    return Task(
+        name="go1-velocity",
+        about="a quadruped that follows velocity commands",
+        model=model,
+        observations={
+            "gyro": legged.gyro,
+            "gravity": legged.gravity,
+            "command": legged.command,
+            "joint_position": joint_position,
+            "joint_velocity": legged.joint_velocity,
+            "target": last_target,
+        },
+        rewards={
+            "linear": Reward(legged.track_linear, 1.0),
+            "angular": Reward(legged.track_angular, 0.5),
+            "alive": Reward(legged.alive, 0.1),
+            "stride": Reward(stride, 1.0),
+            "posture": Reward(posture, -0.1),
+            "bounce": Reward(legged.bounce, -0.5),
+            "sway": Reward(legged.sway, -0.02),
+            "tilt": Reward(legged.tilt, -1.0),
+            "effort": Reward(legged.effort, -1e-4),
+            "jerkiness": Reward(legged.jerkiness, -0.05),
+        },
+        terminations={"fallen": fallen},
+        reset=legged.standing(HOME, HEIGHT),
+        before=keep,
+        act=legged.targets(LOW, HIGH),
+        action_low=LOW,
+        action_high=HIGH,
+        command_size=3,
+        command=legged.commands(SPEEDS, every_s=5.0),
+        success=legged.followed(0.25, 0.25),
+        randomise=(
+            randomise.friction(0.6, 1.6, *FEET),
+            randomise.mass(0.9, 1.2, "trunk"),
+            randomise.centre_of_mass(0.03, "trunk"),
+            randomise.actuator_gain(0.9, 1.1),
+        ),
+        disturb=(randomise.push("trunk", every=(4.0, 10.0), force=60.0),),
+        frame_skip=SUBSTEPS,
+        channels=CHANNELS,
+        actions=ACTIONS,
+        camera="tracking",
+    )

@@ -1,0 +1,72 @@
+"""Tasks of our own that move: a quadruped, a drone, a car. Their terms, and that learning them begins to work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from atoll.physical.policy import spec
+from atoll.physical.sim import load_task
+from atoll.physical.sim.envs import lane_driving, legged
+from atoll.physical.sim.rollout import at_random, rollout
+from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.vector import Env
+
+TASKS = ["go1-velocity", "drone-hover", "lane-driving"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
+def test_gymnasium_accepts_the_environment(name: str) -> None:
+    check_env(Env(load_task(name)), skip_render_check=True)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_rewards_are_finite_for_any_action_and_nothing_breaks(name: str) -> None:
+    sim = Sim(load_task(name), 16)
+    act, seen = at_random(sim), sim.reset()
+    for k in range(150):
+        step = sim.step(act(seen, np.zeros(16, bool)) * (1 if k % 3 else 5))
+        assert np.isfinite(step.reward).all() and np.isfinite(step.observation).all()
+    assert sim.broken == 0
+    step = sim.step(np.full_like(sim.action, np.nan))
+    assert np.isfinite(step.observation).all() and not step.broken.any()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_channels_tell_what_an_observation_holds(name: str) -> None:
+    sim = Sim(load_task(name), 2)
+    seen, given = spec(sim)
+    sizes = {key: part.stop - part.start for key, part in sim.observed.items()}
+    assert [channel.size for channel in seen] == list(sizes.values())
+    assert sum(channel.size for channel in given) == len(sim.action_low)
+    assert np.allclose([channel.low for channel in given], sim.action_low)
+
+
+def test_velocities_and_gravity_are_as_the_body_sees_them() -> None:
+    sim = Sim(load_task("go1-velocity"), 1)
+    sim.reset()
+    sim.qpos[0, 3:7] = [np.cos(np.pi / 4), 0, 0, np.sin(np.pi / 4)]  # looks along y
+    sim.qvel[0, :3] = [0, 1, 0]
+    assert np.allclose(legged.velocity(sim), [[1, 0, 0]]) and np.allclose(legged.gravity(sim), [[0, 0, -1]])
+    sim.qpos[0, 3:7] = [np.cos(np.pi / 4), 0, np.sin(np.pi / 4), 0]  # nose down
+    assert np.allclose(legged.gravity(sim), [[1, 0, 0]])
+
+
+def test_a_car_left_alone_keeps_straight_on_and_leaves_a_bend() -> None:
+    sim = Sim(load_task("lane-driving"), 8)
+    told = rollout(sim, lambda seen, begun: np.zeros((8, 2)), 8)
+    assert not told.successes.any() and (told.lengths < 400).all()
+
+
+def test_steering_turns_the_way_that_it_says_and_braking_stops() -> None:
+    sim = Sim(load_task("lane-driving"), 2)
+    sim.reset()
+    for _ in range(10):
+        sim.step(np.array([[0.05, 0.0], [-0.05, 0.0]]), begin=False)
+    turn = lane_driving.body_velocity(sim)[2]
+    assert turn[0] > 0.1 and turn[1] < -0.1
+    for _ in range(150):
+        sim.step(np.tile([0.0, -1.0], (2, 1)), begin=False)
+    assert (np.abs(lane_driving.body_velocity(sim)[0]) < 0.5).all()
