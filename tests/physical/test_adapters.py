@@ -248,6 +248,7 @@ async def test_lerobot(tmp_path: Path, stock: None):
         await observe(RAW, 1.2, 10)
         answer = await unary["GetActions"](b"", timeout=10)
         held = pickle.loads(answer[answer.index(b"\x80\x02") :])
+        assert [a.timestep for a in held] == [11, 12]
         assert held[-1].action.tolist() == pytest.approx([0.12, -0.12])
 
 

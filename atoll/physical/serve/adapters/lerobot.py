@@ -34,12 +34,14 @@ BEGIN, MIDDLE, END = 1, 2, 3
 
 @dataclass(slots=True)
 class Client:
-    """What one client has told. `seen` is its newest observation; `names` the order of the numbers of its state."""
+    """What one client has told. `seen` is its newest observation; `names` the order of the numbers of its state.
+    `moved`: it was given actions. From then on the step of an observation is that of the action under way."""
 
     names: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     count: int = 0
     seen: Record | None = None
+    moved: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -100,8 +102,9 @@ class Bridge:
             return b""
         robot = await self.cloud.robot(_key(context))
         flat = self._flat(client, seen.state.get("observation"))
-        at, step = float(seen.state["timestamp"]), int(seen.state["timestep"])
+        at, step = float(seen.state["timestamp"]), int(seen.state["timestep"]) + client.moved
         robot, told = await self.cloud.act(_key(context), observation_of(robot.metadata["manifest"], flat), at)
+        client.moved = True
         kind = Name(seen.made_by.module, "TimedAction")
         rows = enumerate(islice(told.actions, client.count or None))
         actions = ({"timestamp": at + i * told.dt, "timestep": step + i, "action": row} for i, row in rows)
