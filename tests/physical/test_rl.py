@@ -156,7 +156,7 @@ def test_advantages_bootstrap_where_an_episode_was_cut_and_not_where_it_ended() 
 
 
 def test_targets_of_values_are_the_lesser_critic_and_stop_where_an_episode_ended(tmp_path: Path) -> None:
-    config = OffpolicyConfig(sims=2, smooth=0.0, replay=256)
+    config = OffpolicyConfig(sims=2, smooth=0.0, replay=256, discount=0.99)
     learner = Offpolicy(Sim(load_task("half-cheetah"), 2), config, 0, tmp_path)
     seen = np.random.default_rng(0).normal(size=(6, 17)).astype(np.float32)
     reward, alive = np.arange(6, dtype=np.float32)[:, None], np.float32([[1], [1], [0], [1], [0], [1]])

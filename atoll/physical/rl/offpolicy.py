@@ -31,7 +31,7 @@ class OffpolicyConfig:
     the actor has every `delay`-th. `noise_low`..`noise_high` is the exploration of the first..last simulation, in units
     of half the action range; the first `warm` steps are random. `smooth` and `smooth_clip` blur the target's action."""
 
-    sims: int = 64
+    sims: int = 32
     rollout: int = 8
     updates: int = 16
     batch: int = 512
@@ -39,11 +39,11 @@ class OffpolicyConfig:
     warm: int = 5_000
     rate: float = 1e-3
     critic_rate: float = 1e-3
-    discount: float = 0.99
-    blend: float = 0.01
+    discount: float = 0.97
+    blend: float = 0.1
     delay: int = 2
     noise_low: float = 0.02
-    noise_high: float = 0.5
+    noise_high: float = 0.4
     smooth: float = 0.2
     smooth_clip: float = 0.5
     gradient: float = 10.0

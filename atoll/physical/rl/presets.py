@@ -12,7 +12,7 @@ PRESETS: dict[str, dict[str, Mapping[str, Any]]] = {
         "walker2d": {"steps": 2_500_000, "log_std": 0.0},
         "ant": {"steps": 3_000_000},
     },
-    "offpolicy": {},
+    "offpolicy": {"half-cheetah": {"steps": 200_000}},
 }
 
 STEPS = 1_000_000
