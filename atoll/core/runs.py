@@ -85,8 +85,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A run as it is asked for. `seed` is that of every step whose config has one and does not name its own. `ray` is
-    the address of the cluster on which the steps run; empty: this machine."""
+    """A run as it is asked for. `seed` is added to that of every step whose config has one and does not name its own.
+    `ray` is the address of the cluster on which the steps run ("local" starts one); empty: the worker does them."""
 
     steps: tuple[Step, ...]
     name: str = ""

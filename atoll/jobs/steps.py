@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.core.errors import InvalidRequest, SetupError
 from atoll.core.runs import Artifact, Order, Reporter, Stage, Step
@@ -17,13 +17,33 @@ LoadStage = Callable[[str], Stage]
 VERSIONS = ("atoll", "mujoco", "numpy", "torch", "gymnasium", "pyarrow", "av", "safetensors")
 
 
+class Job(NamedTuple):
+    """A stage about to run: what it reads lies in the folders `inputs` (by role), what it makes goes into `out`."""
+
+    stage: Stage
+    config: Any
+    inputs: Mapping[str, Path]
+    out: Path
+
+
+Run = Callable[[Job, Reporter], Mapping[str, str]]
+"""Does a job; the versions of what did it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where the steps of one run are done: `folder` is the run's."""
+    """Where the steps of one run are done: `folder` is the run's, `run` does them."""
 
     shelf: Shelf
     folder: Path
     load: LoadStage
+    run: Run
+
+
+def here(job: Job, report: Reporter) -> Mapping[str, str]:
+    """In this process."""
+    job.stage.run(job.config, job.inputs, job.out, report)
+    return versions()
 
 
 def execute(bench: Bench, order: Order, index: int, report: Reporter) -> str:
@@ -42,9 +62,9 @@ def execute(bench: Bench, order: Order, index: int, report: Reporter) -> str:
     config = configure(stage, seeded(stage, step.config, order.seed))
     inputs = {role: _input(bench, source) for role, source in step.inputs.items()}
     out.mkdir(parents=True, exist_ok=True)
-    stage.run(config, {role: folder for role, (folder, _) in inputs.items()}, out, report)
+    done_with = bench.run(Job(stage, config, {role: folder for role, (folder, _) in inputs.items()}, out), report)
     parents = {role: digest for role, (_, digest) in inputs.items()}
-    made = Artifact(stage.makes, "", stage.name, plain(stage, config), parents, versions=versions())
+    made = Artifact(stage.makes, "", stage.name, plain(stage, config), parents, versions=done_with)
     return bench.shelf.seal(out, made).digest
 
 
@@ -56,9 +76,10 @@ def _input(bench: Bench, source: str) -> tuple[Path, str]:
 
 
 def seeded(stage: Stage, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """`config` with the run's seed, if it has a field for it and does not name its own."""
-    has = any(field.name == "seed" for field in fields(stage.config))
-    return {"seed": seed, **config} if has else dict(config)
+    """`config` with the run's seed added to the stage's own, if it has a field for it that `config` does not name.
+    Stages whose seeds begin elsewhere, so that they do not meet those of others, stay apart."""
+    own = {field.name: field.default for field in fields(stage.config)}.get("seed")
+    return {"seed": own + seed, **config} if isinstance(own, int) else dict(config)
 
 
 def configure(stage: Stage, given: Mapping[str, Any]) -> Any:

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from atoll.core.runs import Order, Reporter
+from atoll.core.runs import Order
 from atoll.jobs import durable
 from atoll.jobs.artifacts import Shelf
 from atoll.jobs.durable import Home
 from atoll.jobs.figures import figures
-from atoll.jobs.steps import Bench, execute, from_json, load_named
+from atoll.jobs.steps import Bench, Run, execute, from_json, here, load_named
 
 log = logging.getLogger("atoll.jobs.worker")
 
@@ -73,11 +73,11 @@ def launched(home: Home, current: Current) -> Iterator[None]:
     load = load_named(home.stages)
 
     def step(run: str, order: Order, index: int) -> str:
-        bench = Bench(Shelf(home.data), home.runs / run, load)
+        bench = Bench(Shelf(home.data), home.runs / run, load, doer(order, home))
         bench.folder.mkdir(parents=True, exist_ok=True)
         path = bench.folder / f"{order.steps[index].name}.jsonl"
         with figures(path, current.cancelled.is_set) as report:
-            return carry_out(bench, order, index, report)
+            return execute(bench, order, index, report)
 
     @dbos.workflow(name=durable.WORKFLOW, max_recovery_attempts=durable.RECOVERIES)
     def run(told: dict[str, Any]) -> dict[str, str]:
@@ -97,13 +97,13 @@ def launched(home: Home, current: Current) -> Iterator[None]:
         dbos.destroy()
 
 
-def carry_out(bench: Bench, order: Order, index: int, report: Reporter) -> str:
-    """A step here, or on the order's Ray cluster."""
+def doer(order: Order, home: Home) -> Run:
+    """Who runs the stages of this order: this process, or a Ray cluster."""
     if not order.ray:
-        return execute(bench, order, index, report)
-    from atoll.jobs.cluster import execute_there
+        return here
+    from atoll.jobs.cluster import Cluster
 
-    return execute_there(bench, order, index, report)
+    return Cluster(order.ray, home.stages).run
 
 
 def watch(home: Home, current: Current) -> None:

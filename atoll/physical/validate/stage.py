@@ -182,5 +182,5 @@ STAGE = Stage(
     config=Config,
     run=run,
     makes="report",
-    takes=("policy", "incumbent"),
+    takes=("policy", "incumbent?"),
 )
