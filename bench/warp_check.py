@@ -1,14 +1,14 @@
 """Claim: a task runs unchanged on an NVIDIA GPU, and its physics there is that of C MuJoCo but for float32.
 
 `python bench/warp_check.py [--tasks half-cheetah,ant] [--device cuda:0] [--sims 4096] [--limit 170] [--out FILE]`
-Needs an NVIDIA GPU, mujoco, mujoco-warp, warp-lang, numpy and gymnasium (for the models), and no network. Compiling for
-the GPU takes most of the time when it is new to a machine; tasks that do not begin within `--limit` seconds are left out
-and named.
+Needs an NVIDIA GPU, mujoco, mujoco-warp, warp-lang, numpy and gymnasium (for the models), and no network. Compiling
+for the GPU takes most of the time when it is new to a machine; tasks that do not begin within `--limit` seconds are left
+out and named.
 
 `one_step`: both begin each environment step in the same state, so that errors do not add up: the largest difference of
 a simulation's positions (m, rad) and of its reward, at quantiles over simulations and steps; `position_free` are those
-without contact at their end. `apart`: how far they are from each other when neither is set right. `episodes`: means with standard
-errors.
+without contact at their end. `apart`: how far they are from each other when neither is set right. `episodes`: means
+with standard errors.
 """
 
 import argparse
