@@ -2,8 +2,8 @@
 
 `python bench/warp_check.py [--tasks half-cheetah,ant] [--device cuda:0] [--sims 4096] [--limit 170] [--out FILE]`
 Needs an NVIDIA GPU, mujoco, mujoco-warp, warp-lang, numpy and gymnasium (for the models), and no network. Compiling
-for the GPU takes most of the time when it is new to a machine; tasks that do not begin within `--limit` seconds are left
-out and named.
+for the GPU takes most of the time when it is new to a machine; tasks that do not begin within `--limit` seconds are
+left out and named.
 
 `one_step`: both begin each environment step in the same state, so that errors do not add up: the largest difference of
 a simulation's positions (m, rad) and of its reward, at quantiles over simulations and steps; `position_free` are those
