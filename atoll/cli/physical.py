@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from atoll.cli.scenes import looking
 from atoll.cli.shared import show
 from atoll.cli.works import Works, working
 
@@ -51,7 +52,7 @@ def _stage_command(name: str, about: str) -> click.Command:
         step = {"name": name, "stage": name, "config": config, "inputs": inputs}
         _order(works, as_json, {"steps": [step]}, **how)
 
-    return command
+    return looking(command) if name == "sim" else command
 
 
 @click.command()

@@ -21,7 +21,7 @@ from atoll.physical.sim.task import Array, Reward, Task
 FOLDER = Path(__file__).parent.parent / "robots/go1"
 HOME = np.tile([0.0, 0.9, -1.8], 4)
 """Abduction, hip and knee of the front right, front left, rear right and rear left leg, rad."""
-REACH = np.tile([0.4, 0.7, 0.8], 4)
+REACH = np.tile([0.3, 0.6, 0.7], 4)
 LOW, HIGH = (HOME - REACH).astype(np.float32), (HOME + REACH).astype(np.float32)
 HEIGHT = 0.27
 FEET = ("FR", "FL", "RR", "RL")
@@ -92,6 +92,10 @@ def fallen(sim: Sim) -> Array:
     return (legged.gravity(sim)[:, 2] > -0.5) | (sim.qpos[:, 2] < 0.15)
 
 
+def fell(sim: Sim) -> Array:
+    return fallen(sim).astype(float)
+
+
 CHANNELS = (
     Channel("gyro", 3, "rad/s"),
     Channel("gravity", 3, "", -1, 1),
@@ -124,14 +128,15 @@ def task() -> Task:
         rewards={
             "linear": Reward(legged.track_linear, 1.0),
             "angular": Reward(legged.track_angular, 0.5),
-            "alive": Reward(legged.alive, 0.1),
+            "alive": Reward(legged.alive, 0.5),
             "stride": Reward(stride, 1.0),
             "posture": Reward(posture, -0.1),
-            "bounce": Reward(legged.bounce, -0.5),
-            "sway": Reward(legged.sway, -0.02),
-            "tilt": Reward(legged.tilt, -1.0),
-            "effort": Reward(legged.effort, -1e-4),
-            "jerkiness": Reward(legged.jerkiness, -0.05),
+            "bounce": Reward(legged.bounce, -0.3),
+            "sway": Reward(legged.sway, -0.01),
+            "tilt": Reward(legged.tilt, -0.5),
+            "effort": Reward(legged.effort, -5e-5),
+            "jerkiness": Reward(legged.jerkiness, -0.03),
+            "fallen": Reward(fell, -5.0),
         },
         terminations={"fallen": fallen},
         reset=legged.standing(HOME, HEIGHT),
