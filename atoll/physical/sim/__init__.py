@@ -25,6 +25,9 @@ TASKS = {
     "go1-velocity": "atoll.physical.sim.envs.go1_velocity:task",
     "drone-hover": "atoll.physical.sim.envs.drone_hover:task",
     "lane-driving": "atoll.physical.sim.envs.lane_driving:task",
+    "reach": "atoll.physical.sim.envs.reach:task",
+    "push": "atoll.physical.sim.envs.push:task",
+    "pick-place": "atoll.physical.sim.envs.pick_place:task",
 }
 
 

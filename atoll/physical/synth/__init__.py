@@ -1,1 +1,1 @@
-"""Data sets: demonstrations, and annotated pictures."""
+"""Data synthesis: experts, demonstrations made many, annotated pictures, data sets with a card."""
