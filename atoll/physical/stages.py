@@ -8,6 +8,7 @@ from atoll.core.errors import NotFound, NotInstalled
 from atoll.core.runs import Stage
 
 STAGES: dict[str, str] = {
+    "sim": "atoll.physical.sim.stage:STAGE",
     "pictures": "atoll.physical.synth.pictures:STAGE",
     "rl": "atoll.physical.rl.stage:STAGE",
     "imitate": "atoll.physical.imitation.stage:STAGE",

@@ -86,8 +86,8 @@ def acting(policy: Policy, sim: Sim, execute: int | None = None, look: Look | No
 
 
 def at_random(sim: Sim, seed: int = 0) -> Act:
-    """Actions uniform in their range, the same for a simulation however many there are."""
-    chance = [np.random.Generator(np.random.PCG64([seed, i])) for i in range(sim.n)]
+    """Actions uniform in their range. Simulation i draws from `seed` + i, however many there are."""
+    chance = [np.random.Generator(np.random.PCG64([seed + i, 1])) for i in range(sim.n)]
 
     def act(observation: Array, begun: Array) -> Array:
         drawn = np.stack([rng.random(len(sim.action_low), np.float32) for rng in chance])
