@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 # "default" is what `PPO("MlpPolicy", env)` does. "cleanrl" has the published settings of CleanRL's
 # ppo_continuous_action.py, which differ from the defaults by normalisation, a clipped value loss and a rate that goes
-# down over a million steps. "tuned" has Atoll's batch shape, normalisation and exploration.
+# down over a million steps. "tuned" has normalisation, large minibatches and Atoll's exploration.
 SETTINGS = {
     "default": {"envs": 1, "normalise": False, "ppo": {}},
     "cleanrl": {
@@ -23,7 +23,7 @@ SETTINGS = {
     },
     "tuned": {
         "envs": 8, "normalise": True, "ppo": {
-            "n_steps": 256, "batch_size": 512, "n_epochs": 8, "learning_rate": 1e-3, "target_kl": 0.03,
+            "n_steps": 512, "batch_size": 1024, "n_epochs": 8, "learning_rate": 1e-3, "target_kl": 0.03,
             "policy_kwargs": {"log_std_init": -1},
         },
     },
