@@ -28,12 +28,13 @@ def test_a_simulation_that_breaks_ends_with_zero_reward_and_the_others_go_on() -
     assert sim.broken == 1
 
 
-def test_a_simulation_that_breaks_again_in_its_first_step_is_noticed_again() -> None:
+@pytest.mark.parametrize("begin", [True, False])
+def test_a_simulation_that_breaks_again_at_once_is_noticed_again(begin: bool) -> None:
     sim = Sim(cart(), 30)
     sim.reset()
     for _ in range(3):
         sim.qvel[7] = np.inf
-        assert sim.step(STILL).terminated[7]
+        assert sim.step(STILL, begin=begin).broken[7]
     assert sim.broken == 3
 
 

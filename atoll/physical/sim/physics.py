@@ -52,10 +52,11 @@ class Cores:
         stop_timers()
         self.model, self.n = model, n
         self.batch = mujoco.batch.Batch(model, n, threads)
+        self._fresh = self.batch.state[0].copy()
         self._fields: dict[str, np.ndarray] = {}
         self._unknown = [self._writable(name) for name in CONTACT_FORCES] if has_contact_forces(model) else []
         self._bad = self.batch.warning[:, BAD, 1]
-        self._seen, self._raised = self._bad.copy(), dict[int, str]()
+        self._raised: dict[int, str] = {}
 
     def field(self, name: str) -> np.ndarray:
         if name not in self._fields:
@@ -70,8 +71,10 @@ class Cores:
             self._raised = {int(i): self.batch.error(int(i)) for i in error.ids}
 
     def reset(self, ids: np.ndarray) -> None:
-        self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
-        self._seen[ids] = self._bad[ids]
+        if self._fields.keys() <= mujoco.batch.DATA_FIELDS:
+            self.batch.state[ids] = self._fresh  # the same for all: no call that would wake the threads
+        else:
+            self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
 
     def forward(self, ids: np.ndarray) -> None:
         try:
@@ -85,11 +88,11 @@ class Cores:
 
     def failed(self) -> dict[int, str]:
         why, self._raised = self._raised, {}
-        if not np.array_equal(self._bad, self._seen):
-            for i, kind in np.argwhere(self._bad > self._seen).tolist():
+        if self._bad.any():
+            for i, kind in np.argwhere(self._bad).tolist():
                 kind += BAD.start
                 why.setdefault(i, mujoco.mju_warningText(kind, int(self.batch.warning[i, kind, 0])))
-            self._seen = self._bad.copy()
+            self._bad[:] = 0  # MuJoCo begins to count anew when it resets what broke
         return why
 
     def state(self) -> dict[str, np.ndarray]:
