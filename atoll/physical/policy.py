@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from atoll.core.errors import InvalidRequest, NotFound
+from atoll.core.errors import InvalidRequest, NotFound, SetupError
 from atoll.core.manifest import ActionLimits, Channel, Manifest
 
 if TYPE_CHECKING:
@@ -211,13 +211,17 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write whole or not at all, also when the machine stops."""
+    """Write whole or not at all, also when the machine stops. Raises SetupError, for example where the disk is full."""
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SetupError(f"'{path.name}' cannot be written: {error.strerror}") from None
 
 
 def _finite(value: Any) -> Any:

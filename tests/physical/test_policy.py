@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from atoll.core.errors import InvalidRequest, NotFound
+from atoll.core.errors import InvalidRequest, NotFound, SetupError
 from atoll.core.manifest import Channel, Manifest
 from atoll.physical.policy import MlpPolicy, load_policy, save_policy, spec
 from atoll.physical.sim import load_task
@@ -108,3 +110,15 @@ def test_a_task_tells_its_spec() -> None:
 def test_no_policy_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"policy\.json.*missing"):
         load_policy(tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_policy_whole(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = sorted(path.name for path in saved.iterdir())
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SetupError, match=r"'weights\.safetensors' cannot be written: No space left on device"):
+        save_policy(MlpPolicy(MANIFEST, weights()), saved)
+    assert sorted(path.name for path in saved.iterdir()) == before
+    load_policy(saved)
