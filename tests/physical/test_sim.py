@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -10,12 +11,13 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
 
 from atoll.core.errors import InvalidRequest, NotFound
-from atoll.physical.sim import load_task
+from atoll.physical.sim import TASKS, load_task
 from atoll.physical.sim.model import compile_model, read_model
 from atoll.physical.sim.sim import Sim
-from atoll.physical.sim.vector import Env
+from atoll.physical.sim.vector import Env, register
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:compiler attribute 'settotalmass'"),  # Gymnasium's own loading
@@ -58,6 +60,42 @@ def test_trajectories_equal_gymnasiums_to_the_last_bit(name: str, peer: str) -> 
 @pytest.mark.parametrize("name", PEERS)
 def test_gymnasium_accepts_the_environment(name: str) -> None:
     check_env(Env(load_task(name)), skip_render_check=True)
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    register()
+    yield
+    for name in TASKS:
+        del gymnasium.registry[f"atoll/{name}-v0"]
+
+
+def test_gymnasium_makes_environments_and_vectors_of_every_task(registered: None) -> None:
+    for name in TASKS:
+        assert gymnasium.spec(f"atoll/{name}-v0").id == f"atoll/{name}-v0"
+    one = gymnasium.make("atoll/hopper-v0", render_mode="rgb_array", height=32, width=48)
+    one.reset(seed=0)
+    picture = one.render()
+    assert picture.shape == (32, 48, 3) and picture.dtype == np.uint8 and np.ptp(picture) > 20
+    one.close()
+    many, peers = (
+        gymnasium.make_vec("atoll/hopper-v0", 3),
+        gymnasium.make_vec(
+            "Hopper-v5", 3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
+        ),
+    )
+    assert np.array_equal(many.reset(seed=7)[0], peers.reset(seed=7)[0])
+    many.action_space.seed(0)
+    ended = 0
+    for _ in range(120):
+        action = many.action_space.sample()
+        (*ours, info), (*theirs, told) = many.step(action), peers.step(action)
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        if (mask := info.get("_final_obs")) is not None:
+            assert np.array_equal(mask, told["_final_obs"])
+            assert np.array_equal(np.stack(told["final_obs"][mask]), info["final_obs"][mask])
+            ended += int(mask.sum())
+    assert ended > 5
 
 
 def test_one_environment_goes_through_the_episodes_that_gymnasiums_does() -> None:

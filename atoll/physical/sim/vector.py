@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from atoll.core.errors import InvalidRequest
 from atoll.physical.sim import TASKS, load_task
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Task
+from atoll.physical.synth.render import Renderer, camera_id, open_renderer
 
 
 def spaces(sim: Sim) -> tuple[Box, Box]:
@@ -22,13 +25,19 @@ def spaces(sim: Sim) -> tuple[Box, Box]:
 
 
 class Env(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One simulation. `step` does not begin a new episode by itself."""
+    """One simulation. `step` does not begin a new episode by itself. `render` gives what the task's camera sees,
+    (height, width, 3) uint8, with `render_mode` "rgb_array"."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, render_mode: str | None = None, height: int = 240, width: int = 320):
+        if render_mode not in (None, "rgb_array"):
+            raise InvalidRequest(f"'render_mode' must be rgb_array or None, not {render_mode}", param="render_mode")
         self.sim = Sim(task, 1, threads=1)
         self.observation_space, self.action_space = spaces(self.sim)
+        self.metadata = self.metadata | {"render_fps": round(1 / self.sim.dt)}
+        self.render_mode, self._size = render_mode, (height, width)
+        self._renderer: Renderer | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -40,6 +49,20 @@ class Env(gymnasium.Env[np.ndarray, np.ndarray]):
         done = self.sim.step(np.asarray(action)[None], begin=False)
         info = {"success": bool(done.success[0]), **{f"reward_{name}": float(v[0]) for name, v in done.terms.items()}}
         return done.observation[0], float(done.reward[0]), bool(done.terminated[0]), bool(done.truncated[0]), info
+
+    def render(self) -> np.ndarray | None:
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            self._renderer = open_renderer(self.sim.model, *self._size)
+        data = self.sim.physics.batch.get_data(0)
+        mujoco.mj_forward(self.sim.model, data)
+        return self._renderer.picture(data, camera_id(self.sim.model, self.sim.task.camera), geoms=False).rgb
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
 
 class Vector(VectorEnv):
@@ -75,6 +98,6 @@ def register() -> None:
     for name in TASKS:
         gymnasium.register(
             id=f"atoll/{name}-v0",
-            entry_point=lambda name=name, **_: Env(load_task(name)),
-            vector_entry_point=lambda name=name, num_envs=1, **_: Vector(load_task(name), num_envs),
+            entry_point=lambda name=name, **options: Env(load_task(name), **options),
+            vector_entry_point=lambda name=name, num_envs=1, **options: Vector(load_task(name), num_envs, **options),
         )
