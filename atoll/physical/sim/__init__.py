@@ -24,6 +24,7 @@ TASKS = {
     "inverted-double-pendulum": "atoll.physical.sim.envs.inverted_double_pendulum:task",
     "go1-velocity": "atoll.physical.sim.envs.go1_velocity:task",
     "drone-hover": "atoll.physical.sim.envs.drone_hover:task",
+    "humanoid-walk": "atoll.physical.sim.envs.humanoid_walk:task",
     "lane-driving": "atoll.physical.sim.envs.lane_driving:task",
     "reach": "atoll.physical.sim.envs.reach:task",
     "push": "atoll.physical.sim.envs.push:task",

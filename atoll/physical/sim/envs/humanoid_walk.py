@@ -1,0 +1,170 @@
+"""A humanoid that stands and walks at commanded velocities: Gymnasium's body, with servos in its joints.
+
+The servos hold a pose with knees slightly bent; actions move their targets. A clock of 1.25 strides a second is seen,
+and a foot is rewarded for being down in its half of it (Siekmann et al., "Sim-to-Real Learning of All Common Bipedal
+Gaits via Periodic Reward Composition", 2021).
+"""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from atoll.core.manifest import Channel
+from atoll.physical.sim import randomise
+from atoll.physical.sim.envs import legged
+from atoll.physical.sim.envs.gym_terms import ASSETS
+from atoll.physical.sim.model import read_model
+from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.task import Array, Reward, Task
+
+POSE = {
+    "right_hip_y": -25.0, "left_hip_y": -25.0, "right_knee": -50.0, "left_knee": -50.0,
+    "right_shoulder1": -10.0, "left_shoulder1": 10.0, "right_elbow": -60.0, "left_elbow": -60.0,
+}  # fmt: skip
+"""Degrees; all other joints are at zero."""
+JOINTS = (
+    "abdomen_z", "abdomen_y", "abdomen_x",
+    "right_hip_x", "right_hip_z", "right_hip_y", "right_knee", "left_hip_x", "left_hip_z", "left_hip_y", "left_knee",
+    "right_shoulder1", "right_shoulder2", "right_elbow", "left_shoulder1", "left_shoulder2", "left_elbow",
+)  # fmt: skip
+HOME = np.radians([POSE.get(name, 0.0) for name in JOINTS])
+REACH = np.array([0.3, 0.3, 0.3, *(0.25, 0.25, 0.7, 0.8) * 2, *(0.5, 0.5, 0.5) * 2])
+LOW, HIGH = (HOME - REACH).astype(np.float32), (HOME + REACH).astype(np.float32)
+STRENGTH = np.array([120, 120, 120, *(120, 100, 200, 200) * 2, *(30, 30, 30) * 2])
+"""Stiffness of the servos, N m/rad; their most torque is as large in N m."""
+HEIGHT, FOOT = 1.26, 0.075
+FEET = ("right_foot", "left_foot")
+TIMESTEP, SUBSTEPS = 0.005, 4
+STRIDES = 1.25
+SPEEDS = (1.0, 0.3, 0.6)
+
+
+def model() -> mujoco.MjSpec:
+    """Gymnasium's humanoid; only feet touch the floor, and servos replace its motors."""
+    spec = read_model(ASSETS / "humanoid.xml")
+    option = spec.option
+    option.timestep, option.integrator = TIMESTEP, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.solver, option.iterations = mujoco.mjtSolver.mjSOL_NEWTON, 10
+    for geom in spec.geoms:
+        geom.contype, geom.conaffinity = int(geom.name == "floor"), int(geom.name in FEET)
+        if geom.name in FEET:
+            geom.condim = 3
+    for actuator in list(spec.actuators):
+        spec.delete(actuator)
+    for name, strength in zip(JOINTS, STRENGTH.tolist(), strict=True):
+        spec.joint(name).stiffness[0] = 0
+        servo = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcelimited=True)
+        servo.gaintype, servo.biastype = mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE
+        servo.gainprm[0], servo.biasprm[1:3] = strength, [-strength, -strength / 25]
+        servo.forcerange = [-strength, strength]
+    return spec
+
+
+def joint_position(sim: Sim) -> Array:
+    """From home, rad, (n, 17)."""
+    return sim.qpos[:, legged.ROOT :] - HOME
+
+
+def last_target(sim: Sim) -> Array:
+    return sim.ctrl - HOME
+
+
+def height(sim: Sim) -> Array:
+    return sim.qpos[:, 2]
+
+
+def phase(sim: Sim) -> Array:
+    """Of the stride, rad, (n,)."""
+    return 2 * np.pi * STRIDES * sim.elapsed * sim.dt
+
+
+def clock(sim: Sim) -> Array:
+    return np.stack((np.sin(phase(sim)), np.cos(phase(sim))), axis=1)
+
+
+def feet_height(sim: Sim) -> Array:
+    """Of the soles of the right and the left foot, m, (n, 2)."""
+    return sim.field("geom_xpos")[:, [sim.model.geom(name).id for name in FEET], 2] - FOOT
+
+
+def gait(sim: Sim) -> Array:
+    """1 where the foot whose turn it is stands and the other is in the air; told to stand, where both stand."""
+    down = feet_height(sim) < 0.01
+    right = np.sin(phase(sim)) > 0
+    steps = np.where(right, down[:, 0] & ~down[:, 1], down[:, 1] & ~down[:, 0])
+    moves = np.linalg.norm(sim.command, axis=1) > 0.1
+    return np.where(moves, steps, down.all(axis=1)).astype(float)
+
+
+def posture(sim: Sim) -> Array:
+    """How far joints are from home, but for hips and knees, which walk."""
+    weights = np.array([1, 1, 1, *(1, 1, 0.05, 0.05) * 2, *(0.3, 0.3, 0.3) * 2])
+    return np.square(joint_position(sim)) @ weights
+
+
+def fallen(sim: Sim) -> Array:
+    return (height(sim) < 0.9) | (legged.gravity(sim)[:, 2] > -0.6)
+
+
+def fell(sim: Sim) -> Array:
+    return fallen(sim).astype(float)
+
+
+def task() -> Task:
+    return Task(
+        name="humanoid-walk",
+        about="a humanoid that stands and walks at commanded velocities",
+        model=model,
+        observations={
+            "gyro": legged.gyro,
+            "gravity": legged.gravity,
+            "velocity": legged.velocity,
+            "height": height,
+            "command": legged.command,
+            "clock": clock,
+            "joint_position": joint_position,
+            "joint_velocity": legged.joint_velocity,
+            "target": last_target,
+        },
+        rewards={
+            "linear": Reward(legged.track_linear, 1.0),
+            "angular": Reward(legged.track_angular, 0.3),
+            "alive": Reward(legged.alive, 0.5),
+            "gait": Reward(gait, 0.5),
+            "posture": Reward(posture, -0.3),
+            "bounce": Reward(legged.bounce, -0.1),
+            "sway": Reward(legged.sway, -0.02),
+            "tilt": Reward(legged.tilt, -1.0),
+            "effort": Reward(legged.effort, -2e-6),
+            "jerkiness": Reward(legged.jerkiness, -0.01),
+            "fallen": Reward(fell, -5.0),
+        },
+        terminations={"fallen": fallen},
+        reset=legged.standing(HOME, HEIGHT, spread=0.03),
+        before=legged.keep,
+        act=legged.targets(LOW, HIGH),
+        action_low=LOW,
+        action_high=HIGH,
+        command_size=3,
+        command=legged.commands(SPEEDS, every_s=5.0),
+        success=legged.followed(0.3, 0.4),
+        randomise=(randomise.friction(0.7, 1.3, *FEET), randomise.mass(0.95, 1.05, "torso")),
+        frame_skip=SUBSTEPS,
+        channels=(
+            Channel("gyro", 3, "rad/s"),
+            Channel("gravity", 3, "", -1, 1),
+            Channel("velocity", 3, "m/s"),
+            Channel("height", 1, "m"),
+            Channel("command", 3, "m/s, m/s, rad/s", -1, 1),
+            Channel("clock", 2, "", -1, 1),
+            Channel("joint_position", 17, "rad"),
+            Channel("joint_velocity", 17, "rad/s"),
+            Channel("target", 17, "rad"),
+        ),
+        actions=tuple(
+            Channel(name, 1, "rad", low, high)
+            for name, low, high in zip(JOINTS, LOW.tolist(), HIGH.tolist(), strict=True)
+        ),
+        camera="track",
+    )
