@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from atoll.physical.policy import spec
+from atoll.physical.rl.ppo import Rollout
+from atoll.physical.rl.stage import RlConfig, begin
 from atoll.physical.sim import load_task
 from atoll.physical.sim.envs import lane_driving, legged
 from atoll.physical.sim.rollout import at_random, rollout
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.vector import Env
 
-TASKS = ["go1-velocity", "drone-hover", "lane-driving"]
+TASKS = ["go1-velocity", "drone-hover", "humanoid-walk", "lane-driving"]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -42,6 +48,28 @@ def test_channels_tell_what_an_observation_holds(name: str) -> None:
     assert [channel.size for channel in seen] == list(sizes.values())
     assert sum(channel.size for channel in given) == len(sim.action_low)
     assert np.allclose([channel.low for channel in given], sim.action_low)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "more"),
+    [("go1-velocity", 36_000, 0.05), ("drone-hover", 60_000, 0.15), ("lane-driving", 24_000, 0.1)],
+)
+def test_a_short_training_improves_the_mean_reward_of_a_step(
+    name: str, steps: int, more: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = begin(RlConfig(task=name), tmp_path)
+    means, collect = [], learner.collect
+
+    def counted(beat: Callable[[int], None]) -> tuple[Rollout, dict[str, float]]:
+        rollout, figures = collect(beat)
+        means.append(rollout.reward.mean())
+        return rollout, figures
+
+    monkeypatch.setattr(learner, "collect", counted)
+    with ThreadPoolExecutor(1) as pool:
+        while learner.steps < steps:
+            learner.iterate(pool, lambda steps: None)
+    assert np.mean(means[-2:]) > np.mean(means[1:4]) + more  # the first have just been reset
 
 
 def test_velocities_and_gravity_are_as_the_body_sees_them() -> None:

@@ -6,8 +6,6 @@ Unitree Go1. As in Rudin et al., "Learning to Walk in Minutes Using Massively Pa
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mujoco
 import numpy as np
 
@@ -15,10 +13,10 @@ from atoll.core.manifest import Channel
 from atoll.physical.sim import randomise
 from atoll.physical.sim.envs import legged
 from atoll.physical.sim.model import read_model
+from atoll.physical.sim.robots import HERE
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Array, Reward, Task
 
-FOLDER = Path(__file__).parent.parent / "robots/go1"
 HOME = np.tile([0.0, 0.9, -1.8], 4)
 """Abduction, hip and knee of the front right, front left, rear right and rear left leg, rad."""
 REACH = np.tile([0.3, 0.6, 0.7], 4)
@@ -34,7 +32,7 @@ SPEEDS = (1.0, 0.5, 1.0)
 
 def model() -> mujoco.MjSpec:
     """Go1 on a plane. All other shapes than the feet are there to be seen."""
-    spec = read_model(FOLDER / "go1.xml")
+    spec = read_model(HERE / "go1" / "go1.xml")
     spec.option.timestep, spec.option.integrator = TIMESTEP, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_PYRAMIDAL, 1
     spec.worldbody.add_geom(

