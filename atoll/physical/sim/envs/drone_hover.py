@@ -12,6 +12,7 @@ import numpy as np
 from atoll.core.manifest import Channel
 from atoll.physical.sim import randomise
 from atoll.physical.sim.envs import legged
+from atoll.physical.sim.envs.scenery import add_sky
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Array, Reward, Task
 
@@ -29,6 +30,7 @@ def model() -> mujoco.MjSpec:
     spec.modelname = "drone"
     spec.option.timestep, spec.option.integrator = 0.005, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.density = 1.2
+    add_sky(spec)
     world = spec.worldbody
     world.add_light(pos=[0, 0, 4], dir=[0, 0, -1], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
     world.add_geom(

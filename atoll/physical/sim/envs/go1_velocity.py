@@ -12,6 +12,7 @@ import numpy as np
 from atoll.core.manifest import Channel
 from atoll.physical.sim import randomise
 from atoll.physical.sim.envs import legged
+from atoll.physical.sim.envs.scenery import add_sky
 from atoll.physical.sim.model import read_model
 from atoll.physical.sim.robots import HERE
 from atoll.physical.sim.sim import Sim
@@ -35,6 +36,7 @@ def model() -> mujoco.MjSpec:
     spec = read_model(HERE / "go1" / "go1.xml")
     spec.option.timestep, spec.option.integrator = TIMESTEP, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_PYRAMIDAL, 1
+    add_sky(spec)
     spec.worldbody.add_geom(
         name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], rgba=[0.36, 0.4, 0.44, 1], condim=3,
         contype=1, conaffinity=0,

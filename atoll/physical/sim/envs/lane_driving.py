@@ -12,6 +12,7 @@ import numpy as np
 
 from atoll.core.manifest import Channel
 from atoll.physical.sim import randomise
+from atoll.physical.sim.envs.scenery import add_sky
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Array, Reward, Task
 
@@ -60,6 +61,7 @@ def model() -> mujoco.MjSpec:
     spec.option.timestep, spec.option.integrator = 0.01, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.visual.map.zfar = 400
     spec.stat.extent = 10
+    add_sky(spec)
     _add_road(spec.worldbody)
     _add_ego(spec)
     for i in range(CARS):
