@@ -46,6 +46,7 @@ ROWS = (
     Row("atoll", FEW, 2, 2),
     Row("envpool", SIMS, 1, 1),
     Row("envpool", SIMS, 2, 2),
+    Row("envpool-async", SIMS, 2, 2),
     Row("envpool", FEW, 2, 2),
     Row("gymnasium-sync", FEW, 1, 1),
     Row("gymnasium-async", FEW, FEW, 2),
@@ -54,7 +55,7 @@ ROWS = (
 
 class Worker:
     def __init__(self, row: Row, task: str, stack: contextlib.ExitStack, log: Path):
-        python = environment("envpool") / "bin/python" if row.peer == "envpool" else Path(sys.executable)
+        python = environment("envpool") / "bin/python" if row.peer.startswith("envpool") else Path(sys.executable)
         argv = [python, BENCH / "steps_worker.py", row.peer, task, str(row.n), str(row.threads)]
         quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCH.parent), "PYTHONWARNINGS": "ignore"}
         self.row, self.log = row, log
@@ -112,7 +113,8 @@ def ratios(told: dict) -> dict:
     """Of Atoll to each peer: wall at the best thread count of each, CPU at one thread."""
 
     def best(peer: str, n: int) -> list[int]:
-        rows = [row for name, row in told.items() if name.startswith(f"{peer} n={n} ")]
+        names = (f"{peer} n={n} ", f"{peer}-async n={n} ") if peer == "envpool" else (f"{peer} n={n} ",)
+        rows = [row for name, row in told.items() if name.startswith(names)]
         return max(rows, key=lambda row: row["steps_per_s"])["runs"]["steps_per_s"]
 
     def ratio(mine: list[int], theirs: list[int]) -> float:

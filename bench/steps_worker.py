@@ -52,6 +52,25 @@ class EnvPool:
         return reward, terminated | truncated
 
 
+class EnvPoolAsync(EnvPool):
+    """Half of the simulations at a time, those that were ready first: no one waits for the slowest."""
+
+    def __init__(self, task: str, n: int, threads: int):
+        import envpool
+
+        self.half = n // 2
+        self.pool = envpool.make_gymnasium(GYM[task], num_envs=n, batch_size=self.half, num_threads=threads, seed=0)
+        self.low, self.high = self.pool.action_space.low, self.pool.action_space.high
+        self.pool.async_reset()
+        self.ready = self.pool.recv()[-1]["env_id"]
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.pool.send(action[: self.half], self.ready)
+        _, reward, terminated, truncated, info = self.pool.recv()
+        self.ready = info["env_id"]
+        return reward, terminated | truncated
+
+
 class Vector:
     """Gymnasium's own; `threads` is without meaning: one process, or one a simulation."""
 
@@ -74,6 +93,7 @@ class Vector:
 PEERS = {
     "atoll": Atoll,
     "envpool": EnvPool,
+    "envpool-async": EnvPoolAsync,
     "gymnasium-sync": lambda task, n, threads: Vector(task, n, "sync"),
     "gymnasium-async": lambda task, n, threads: Vector(task, n, "async"),
 }
@@ -81,14 +101,14 @@ PEERS = {
 
 def turn(peer: object, actions: np.ndarray, seconds: float) -> dict:
     """Environment steps, wall and CPU seconds, and what tells whether peers do the same: episodes and rewards."""
-    tree, steps, episodes, rewards, n = Tree(getpid()), 0, 0, 0.0, actions.shape[1]
+    tree, steps, episodes, rewards = Tree(getpid()), 0, 0, 0.0
     cpu, start = tree.cpu_s(), time.perf_counter()
     while True:
         for action in actions:
             reward, ended = peer.step(action)
             episodes += int(ended.sum())
             rewards += float(reward.sum())
-        steps += n * len(actions)
+            steps += len(reward)
         wall = time.perf_counter() - start
         if wall >= seconds:
             cpu = tree.cpu_s() - cpu
@@ -99,8 +119,7 @@ def main(name: str, task: str, n: int, threads: int) -> None:
     made = PEERS[name](task, n, threads)
     low, high = np.asarray(made.low, np.float32), np.asarray(made.high, np.float32)
     actions = np.random.default_rng(0).uniform(low, high, (10, n, len(low))).astype(np.float32)
-    packages = Atoll.packages if name == "atoll" else EnvPool.packages if name == "envpool" else Vector.packages
-    print(json.dumps({"ready": {package: version(package) for package in packages}}), flush=True)
+    print(json.dumps({"ready": {package: version(package) for package in made.packages}}), flush=True)
     for line in sys.stdin:
         print(json.dumps(turn(made, actions, float(line))), flush=True)
 

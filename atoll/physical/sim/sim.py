@@ -76,7 +76,8 @@ class Sim:
         self.rng = _generators(range(seed, seed + n))
 
     def field(self, name: str) -> Array:
-        """Values of every simulation, (n, ...): data (`xpos`) or model (`body_mass`; writing it is per simulation)."""
+        """Values of every simulation, (n, ...): data (`xpos`) or model (`body_mass`; writing it is per simulation).
+        What MuJoCo computes is zero until the next step where no term has asked for it before."""
         return self.physics.field(name)
 
     def reset(self, seeds: Sequence[int | Sequence[int]] | None = None) -> Array:
