@@ -11,7 +11,7 @@ def plot(runs: list[dict], folder: Path, marks: dict) -> None:
     """Writes <folder>/rl-<task>.svg for each task in `runs`."""
     for task in dict.fromkeys(run["task"] for run in runs):
         same = [run for run in runs if run["task"] == task]
-        learners = list(dict.fromkeys(run["learner"] for run in same))
+        learners = sorted({run["learner"] for run in same})
         colours = {learner: COLOURS[i % len(COLOURS)] for i, learner in enumerate(learners)}
         lines = [mark for mark, _ in marks.get(task, ())]
         body = [panel(same, colours, lines, unit, (WIDTH + GAP) * i) for i, unit in enumerate(("wall_s", "cpu_s"))]

@@ -10,7 +10,7 @@ PRESETS: dict[str, dict[str, Mapping[str, Any]]] = {
     "ppo": {
         "half-cheetah": {"steps": 1_000_000},
         "hopper": {"steps": 1_500_000, "log_std": 0.0, "entropy": 0.002},
-        "walker2d": {"steps": 2_500_000, "log_std": 0.0},
+        "walker2d": {"steps": 2_000_000, "log_std": -0.5, "entropy": 0.002},
         "ant": {"steps": 3_000_000},
         "go1-velocity": {"steps": 4_000_000, **LEGS},
         "drone-hover": {"steps": 600_000},
