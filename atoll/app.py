@@ -55,6 +55,7 @@ from atoll.jobs.process import Hand
 from atoll.physical.recipes import RECIPES
 from atoll.physical.serve import endpoints
 from atoll.physical.serve.service import Service
+from atoll.physical.serve.tool import Tools
 from atoll.physical.stages import STAGES, load_stage
 from atoll.regions.catalogue import read_catalogue, read_regions
 from atoll.regions.fleet import Fleet
@@ -133,7 +134,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         board = _board(stack, settings)
         regions = (Places(admin, world, _laws(settings)), Invites(admin, world, joined))
         audit = Audit(admin, await asyncio.to_thread(open_signer, settings.data))
-        robots = Robots(admin, policies, endpoints(policies, accounts.identify))
+        tools = Tools(policies, lambda: _near(listener))
+        robots = Robots(admin, policies, tools, endpoints(policies, accounts.identify))
         parts = (*regions, audit, Work(admin, board, board), robots, admin)
         gateway.rest = build_rest(parts, metrics, Path(console.__file__).parent, library.waiting_for)
         server = build_server(gateway, settings.drain_seconds)
@@ -148,6 +150,12 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
                 part.dismiss()
             server.should_exit = True
             await serving
+
+
+def _near(listener: socket.socket) -> str:
+    """Where this machine's own processes open WebSockets."""
+    host, port = listener.getsockname()[:2]
+    return _address(listener).replace("http", "ws") if host not in ("0.0.0.0", "::") else f"ws://127.0.0.1:{port}"
 
 
 def _address(listener: socket.socket) -> str:

@@ -95,6 +95,44 @@ def reset(cloud: Cloud, as_json: bool, name: str, token: str) -> None:
 
 @policies.command()
 @NAME
+@click.option("--minutes", type=click.FloatRange(0, 1440, min_open=True), default=10.0, show_default=True)
+@click.option("--withdraw", is_flag=True, help="No longer agree.")
+@remote
+def consent(cloud: Cloud, as_json: bool, name: str, minutes: float, withdraw: bool) -> None:
+    """Agree that the simulated robot moves when this key calls the policy's tool. A stop ends it."""
+    body = {"consent": not withdraw, "seconds": minutes * 60}
+    value = cloud.call("POST", f"/atoll/v1/policies/{name}/consent", body)
+    if as_json:
+        return show(value)
+    click.echo(f"{name} does not move for this key" if withdraw else f"{name} moves for this key for {minutes:g} min")
+
+
+@policies.command()
+@NAME
+@click.argument("goal", nargs=-1)
+@click.option("--consent", is_flag=True, help="You agree that the simulated robot moves, this once.")
+@remote
+def run(cloud: Cloud, as_json: bool, name: str, goal: tuple[str, ...], consent: bool) -> None:
+    """Run one simulated episode. GOAL is what the tool asks for, as x=0.4 y=0.1 (see --json of a failed call)."""
+    pairs = [part.partition("=") for part in goal]
+    try:
+        arguments = {key: float(value) for key, _, value in pairs}
+    except ValueError:
+        raise click.BadParameter(f"'{' '.join(goal)}' is not like x=0.4 y=0.1", param_hint="GOAL") from None
+    if "seed" in arguments:
+        arguments["seed"] = int(arguments["seed"])
+    value = cloud.call("POST", f"/atoll/v1/policies/{name}/run", {"arguments": arguments, "consent": consent})
+    if as_json:
+        return show(value)
+    outcome = "stopped" if value["stopped"] else "done" if value["success"] else "not done"
+    click.echo(f"{name}: {outcome} after {value['seconds']:g} s, {value['steps']} steps")
+    for what, values in (("at the end", value["final"]), ("limits met", value["limits"]), ("safe", value["safe"])):
+        if values:
+            click.echo(f"{what}: " + ", ".join(f"{key} {told}" for key, told in values.items()))
+
+
+@policies.command()
+@NAME
 @click.argument("protocol", type=click.Choice(["groot", "lerobot"]))
 @click.option("--host", default="127.0.0.1", show_default=True, help="IP address to listen on.")
 @click.option("--port", type=int, default=0, help="Port to listen on (default: 5555 for groot, 8080 for lerobot).")

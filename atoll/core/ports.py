@@ -346,3 +346,20 @@ class Policies(Protocol):
     async def reset(self, name: str, token: str, by: Key) -> None:
         """Raises NotFound, Conflict where it is not stopped, Forbidden for another token."""
         ...
+
+
+class Tools(Protocol):
+    """Served policies as tools that move a simulated robot (`physical.serve.tool.Tools`)."""
+
+    async def tool(self, name: str) -> Mapping[str, Any]:
+        """As the field `tools` of a chat request takes it. Raises NotFound, or why it cannot be had."""
+        ...
+
+    def agree(self, name: str, by: Key, seconds: float) -> float:
+        """The holder of `by` agrees to motion until the time returned. Raises NotFound."""
+        ...
+
+    async def run(self, name: str, arguments: Mapping[str, Any], by: Key, consent: bool) -> Mapping[str, Any]:
+        """What happened in one episode. `consent` holds for this call. Raises InvalidRequest naming the argument,
+        Forbidden where nobody agreed to motion, NotFound, Overloaded, DeadlineExceeded or EngineFailed."""
+        ...

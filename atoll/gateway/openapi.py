@@ -15,7 +15,7 @@ from atoll.gateway.invites import Joining
 from atoll.gateway.messages_schemas import CountRequest, MessagesRequest
 from atoll.gateway.ocr import OcrRequest
 from atoll.gateway.places import Drill, Explain, StatusChange
-from atoll.gateway.policies import Promote, Reset
+from atoll.gateway.policies import Consent, Promote, Reset, Run
 from atoll.gateway.responses_schemas import ResponsesRequest
 from atoll.gateway.runs import NewRun
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
@@ -40,6 +40,8 @@ BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
     ("post", "/atoll/v1/runs", "Queue a recipe or steps of your own", NewRun),
     ("post", "/atoll/v1/policies/{id}/promote", "Serve a robot policy that passed its gate", Promote),
     ("post", "/atoll/v1/policies/{id}/reset", "Release a stopped policy, with the stop's token", Reset),
+    ("post", "/atoll/v1/policies/{id}/consent", "Agree that a policy's tool moves a simulated robot", Consent),
+    ("post", "/atoll/v1/policies/{id}/run", "Call a policy's tool: one simulated episode", Run),
     ("post", "/atoll/v1/route/explain", "Where a request would go now, and why", Explain),
 ]
 
@@ -75,6 +77,7 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/atoll/v1/artifacts/{digest}/files/{path}", "A file of an artifact, or a range of it", ()),
     ("get", "/atoll/v1/policies", "Robot policies: what is served, under which limits", ()),
     ("get", "/atoll/v1/policies/{id}", "One robot policy; a WebSocket at /act answers observations", ()),
+    ("get", "/atoll/v1/policies/{id}/tool", "A policy as a tool, for the field `tools` of a chat request", ()),
     ("post", "/atoll/v1/policies/{id}/rollback", "Serve the version before", ()),
     ("post", "/atoll/v1/policies/{id}/stop", "Emergency stop; the answer has the token that releases it", ()),
     ("get", "/atoll/v1/catalogue", "Models that can be installed by short name", ()),

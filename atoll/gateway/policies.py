@@ -1,4 +1,5 @@
-"""Robot policies over the API: what is served, promoting, rolling back, stopping. Moving is behind a WebSocket."""
+"""Robot policies over the API: what is served, promoting, rolling back, stopping; and as tools. Robots are moved over
+a WebSocket."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from atoll.core.errors import NotFound
-from atoll.core.ports import Policies
+from atoll.core.ports import Policies, Tools
 from atoll.gateway.admin import Admin, parse, reply
+from atoll.gateway.http import parse_json
+from atoll.gateway.mcp import Toolbox, answer
 
 
 class Promote(BaseModel):
@@ -37,12 +40,29 @@ class Reset(BaseModel):
     token: str = Field(min_length=1, max_length=200)
 
 
+class Consent(BaseModel):
+    """The key's holder agrees that the simulated robot moves when its tool is called; false takes it back."""
+
+    model_config = ConfigDict(extra="forbid")
+    consent: bool
+    seconds: float = Field(600.0, gt=0, le=86400)
+
+
+class Run(BaseModel):
+    """A call of the policy's tool. `consent` holds for this call, and is the caller's, not the model's."""
+
+    model_config = ConfigDict(extra="forbid")
+    arguments: dict[str, Any] = Field({}, max_length=32)
+    consent: bool = False
+
+
 @dataclass(slots=True)
 class Robots:
     """`sockets` answer observations at `/atoll/v1/policies/{id}/<name>`."""
 
     admin: Admin
     policies: Policies
+    tools: Tools
     sockets: Mapping[str, ASGIApp]
 
     def routes(self) -> list[BaseRoute]:
@@ -53,6 +73,10 @@ class Robots:
             ("POST", "/atoll/v1/policies/{id}/rollback", self.rollback),
             ("POST", "/atoll/v1/policies/{id}/stop", self.stop),
             ("POST", "/atoll/v1/policies/{id}/reset", self.reset),
+            ("GET", "/atoll/v1/policies/{id}/tool", self.tool),
+            ("POST", "/atoll/v1/policies/{id}/consent", self.consent),
+            ("POST", "/atoll/v1/policies/{id}/run", self.run),
+            ("POST", "/atoll/v1/policies/{id}/mcp", self.mcp),
         ]
         http = [Route(path, handler, methods=[method]) for method, path, handler in table]
         live = [WebSocketRoute(f"/atoll/v1/policies/{{id}}/{name}", app) for name, app in self.sockets.items()]
@@ -89,6 +113,33 @@ class Robots:
         wanted = await parse(request, Reset)
         await self.policies.reset(request.path_params["id"], wanted.token, key)
         return reply(self._row(request))
+
+    async def tool(self, request: Request) -> Response:
+        self.admin.caller(request)
+        return reply(await self.tools.tool(request.path_params["id"]))
+
+    async def consent(self, request: Request) -> Response:
+        key, name = self.admin.caller(request), request.path_params["id"]
+        wanted = await parse(request, Consent)
+        until = self.tools.agree(name, key, wanted.seconds if wanted.consent else 0.0)
+        return reply({"id": name, "key_id": key.id, "consent": wanted.consent, "until": until})
+
+    async def run(self, request: Request) -> Response:
+        key, name = self.admin.caller(request), request.path_params["id"]
+        wanted = await parse(request, Run)
+        return reply(await self.tools.run(name, wanted.arguments, key, wanted.consent))
+
+    async def mcp(self, request: Request) -> Response:
+        """The tool as a server of the Model Context Protocol. Consent is given before, by the key's holder."""
+        key, name = self.admin.caller(request), request.path_params["id"]
+        tool = await self.tools.tool(name)
+
+        async def call(_: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            return await self.tools.run(name, arguments, key, False)
+
+        box = Toolbox([tool], call, "The robot is simulated. Whoever holds the API key must agree to motion first.")
+        told = await answer(box, parse_json(await request.body()))
+        return Response(status_code=202) if told is None else reply(told)
 
     def _row(self, request: Request) -> Any:
         name = request.path_params["id"]

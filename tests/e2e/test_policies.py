@@ -18,6 +18,7 @@ import openai
 import pytest
 from clients.environments import HERE, python_environment
 from conftest import Live, start
+from reaching import reaching
 from served import MANIFEST, free_port, gated, mlp
 
 from atoll.core.errors import AtollError
@@ -42,8 +43,8 @@ def atoll(live: Live, *arguments: str) -> Any:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A cloud of its own with the smallest model: what is promoted here is not for other tests to meet."""
-    cloud = start(tmp_path_factory.mktemp("robots"), "--models", "silero-vad")
+    """A cloud of its own: what is promoted here is not for other tests to meet."""
+    cloud = start(tmp_path_factory.mktemp("robots"), "--models", "smollm2-135m")
     yield cloud
     assert cloud.stop() == 0
 
@@ -54,16 +55,12 @@ def test_a_policy_is_a_model_that_moves_a_robot(live: Live, tmp_path: Path):
     second = atoll(live, "promote", "arm", *gated(tmp_path / "next", mlp(gain=0.5)))["promoted"]["policy"]
     assert first != second
     assert atoll(live, "rollback", "arm")["promoted"]["policy"] == first
-    model = openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.key).models.retrieve("arm").model_dump()
-    assert (model["task"], model["state"], model["manifest"]["rate_hz"]) == ("policy", "ready", 50.0)
-    with pytest.raises(openai.BadRequestError, match="'arm' is for policy, not for chat"):
-        chat(live, "arm")
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.key) as client:
+        model = client.models.retrieve("arm").model_dump()
+        assert (model["task"], model["state"], model["manifest"]["rate_hz"]) == ("policy", "ready", 50.0)
+        with pytest.raises(openai.BadRequestError, match="'arm' is for policy, not for chat"):
+            client.chat.completions.create(model="arm", messages=[{"role": "user", "content": "move"}])
     asyncio.run(drive(live))
-
-
-def chat(live: Live, model: str) -> Any:
-    client = openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.key)
-    return client.chat.completions.create(model=model, messages=[{"role": "user", "content": "move"}])
 
 
 async def drive(live: Live) -> None:
@@ -95,6 +92,41 @@ def test_who_may_do_what(live: Live, tmp_path: Path):
     assert httpx.post(f"{base}/leg/reset", json={"token": "guess"}, headers=key).status_code == 403
     assert httpx.post(f"{base}/leg/reset", json={"token": token}, headers=robot).json()["state"] == "ready"
     assert httpx.post(f"{base}/leg/reset", json={"token": token}, headers=robot).status_code == 409
+
+
+def test_a_chat_moves_the_simulated_arm(live: Live, tmp_path: Path):
+    """OpenAI's SDK and function calling, then the official MCP client: refused until the key's holder agrees."""
+    atoll(live, "promote", "arm", *gated(tmp_path, reaching()))
+    key = {"authorization": f"Bearer {live.key}"}
+    asked: list[Any] = [{"role": "user", "content": "Move the robot arm to x 0.45, y -0.1 and z 0.3."}]
+    with (
+        httpx.Client(base_url=f"{live.url}/atoll/v1/policies/arm", headers=key, timeout=60) as api,
+        openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.key) as client,
+    ):
+        tool = api.get("/tool").json()
+        said = client.chat.completions.create(model="max", messages=asked, tools=[tool], temperature=0)
+        [call] = said.choices[0].message.tool_calls
+        arguments = json.loads(call.function.arguments)
+        assert (call.function.name, arguments) == ("move_arm", {"x": 0.45, "y": -0.1, "z": 0.3})
+        refused = api.post("/run", json={"arguments": arguments})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "consent_required")
+        assert mcp(live, {"x": 0.5, "y": 0.1, "z": 0.2})["error"]
+        assert api.post("/consent", json={"consent": True, "seconds": 300}).status_code == 200
+        done = api.post("/run", json={"arguments": arguments}).json()
+    assert done["success"]
+    assert done["final"]["end_effector"] == pytest.approx([0.45, -0.1, 0.3], abs=0.02)
+    told = mcp(live, {"x": 0.5, "y": 0.1, "z": 0.2})
+    assert (told["tool"], told["error"], told["told"]["success"]) == ("move_arm", False, True)
+    atoll(live, "stop", "arm")
+    assert mcp(live, {"x": 0.5, "y": 0.1, "z": 0.2})["error"]
+
+
+def mcp(live: Live, arguments: dict[str, float]) -> Any:
+    argv = [str(python_environment("robots") / "python"), str(HERE / "robots_mcp.py"), json.dumps(arguments)]
+    told = {**os.environ, "ATOLL_URL": live.url, "ATOLL_KEY": live.key}
+    done = subprocess.run(argv, env=told, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def humanoid() -> MlpPolicy:

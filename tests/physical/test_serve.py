@@ -224,8 +224,9 @@ async def test_only_what_passed_its_gate_is_served(tmp_path: Path):
             await made.promote("arm", other, report, ADMIN)
         with pytest.raises(InvalidRequest, match="lower-case"):
             await made.promote("../arm", policy, report, ADMIN)
-        with pytest.raises(NotFound, match="neither the digest"):
-            await made.promote("arm", "policy", report, ADMIN)
+        for nowhere in ("policy", "/", "/" + "a" * 300, "/\0"):
+            with pytest.raises(NotFound, match="neither the digest"):
+                await made.promote("arm", nowhere, report, ADMIN)
         with pytest.raises(NotFound, match="no artifact"):
             await made.promote("arm", "0" * 64, report, ADMIN)
         made._catalogue.tiers["max"] = "some-model"  # type: ignore[index]

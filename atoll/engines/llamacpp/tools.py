@@ -152,13 +152,14 @@ def _choice_grammar(candidates: list[Function], schemas: list[dict[str, Any]]) -
 def ground(function: Function, text: str) -> dict[str, Any]:
     """The parameters, closed to unknown fields; free strings and numbers are taken from `text` if it is short.
 
-    A value that the schema itself restricts (enum, const, pattern, format, length) is left as it is.
+    A value that the schema itself restricts (enum, const, pattern, format, length) is left as it is; numbers are those
+    of `text` that are within minimum and maximum, if there are any.
     """
     closed = _closed(function.parameters)
     if len(text.split()) > GROUNDED_WORDS or not function.fields:
         return closed
     spans = _spans(text, _words(function.name, cues=False))
-    numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text)]
+    numbers = [n for n in map(float, re.findall(r"-?\d+(?:\.\d+)?", text)) if math.isfinite(n)]
     closed["properties"] = {name: _grounded(field, spans, numbers) for name, field in function.fields.items()}
     return closed
 
@@ -167,16 +168,21 @@ def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, **parameters}
 
 
+PLAIN = {"type", "description", "title", "default", "examples"}
+
+
 def _grounded(field: Any, spans: list[str], numbers: list[float]) -> Any:
-    if not isinstance(field, dict) or field.keys() - {"type", "description", "title", "default", "examples"}:
+    if not isinstance(field, dict):
         return field
-    if field.get("type") == "string" and spans:
+    kind, restricted = field.get("type"), field.keys() - PLAIN
+    if kind == "string" and spans and not restricted:
         return {"enum": spans}
-    whole = [int(n) for n in numbers if n == int(n)]
-    if field.get("type") == "integer" and whole:
-        return {"enum": sorted(set(whole))}
-    if field.get("type") == "number" and numbers:
-        return {"enum": sorted({int(n) if n == int(n) else n for n in numbers})}
+    if kind in ("integer", "number") and restricted <= {"minimum", "maximum"}:
+        low, high = field.get("minimum", -math.inf), field.get("maximum", math.inf)
+        if not isinstance(low, int | float) or not isinstance(high, int | float):
+            return field
+        fit = {int(n) if n == int(n) else n for n in numbers if low <= n <= high and (kind == "number" or n == int(n))}
+        return {"enum": sorted(fit)} if fit else field
     return field
 
 

@@ -67,7 +67,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         secret = _secret(scope)
         try:
-            key = self.identify(secret)
+            ticketed = self.service.redeem(secret or "")
+            key = ticketed or self.identify(secret)
             served = self.service.served(scope["path_params"]["id"])
             if len(served.lines) >= MAX_SESSIONS:
                 raise Overloaded(f"policy '{served.name}' has {MAX_SESSIONS} sessions already")
@@ -87,17 +88,19 @@ class Endpoint:
             if query.get("consent") == "true":
                 line.begin({"consent": True, "simulated": query.get("simulated") == "true"})
             await connection.flush()
-            await self._converse(connection, line, receive, secret)
+            await self._converse(connection, line, receive, lambda: ticketed or self.identify(secret))
         finally:
             line.close()
             connection.close()
 
-    async def _converse(self, connection: Connection, line: Line, receive: Receive, secret: str | None) -> None:
+    async def _converse(
+        self, connection: Connection, line: Line, receive: Receive, check: Callable[[], Key]
+    ) -> None:
         checked = time.monotonic()
         while (frame := _frame(await receive())) is not None:
             try:
                 if time.monotonic() - checked > RECHECK_S:
-                    self.identify(secret)
+                    check()
                     checked = time.monotonic()
             except AtollError as error:
                 line.end(error.message)

@@ -23,6 +23,7 @@ from atoll.physical.serve.served import Served, load
 log = logging.getLogger("atoll.physical")
 
 TASK = "policy"
+TICKET_S = 30.0
 
 Find = Callable[[str], Path]
 
@@ -49,6 +50,8 @@ class Service:
         self._served: dict[str, Served] = {}
         self._failed: dict[str, AtollError] = {}
         self._audits: dict[str, Audit] = {}
+        self._tickets: dict[str, tuple[Key, float]] = {}
+        self._agreed: dict[tuple[str, str], float] = {}
         self._changing, self._writing = asyncio.Lock(), asyncio.Lock()
 
     async def start(self) -> None:
@@ -113,6 +116,7 @@ class Service:
             return ""
         token = secrets.token_urlsafe(16)
         latch = self._stops[name] = Latch(token_digest(token), by.id, reason, time.time())
+        self._agreed = {held: until for held, until in self._agreed.items() if held[0] != name}
         if (served := self._served.get(name)) is not None:
             served.stop(latch)
         self._audit(name).write("stopped", by.id, reason=reason)
@@ -132,6 +136,29 @@ class Service:
         if (served := self._served.get(name)) is not None:
             served.release(token)
         await self._keep(name)
+
+    def agree(self, name: str, by: Key, seconds: float) -> float:
+        """The holder of a key agrees that the policy moves what its tool moves, until the time returned (0 seconds: no
+        longer). A stop ends it."""
+        served = self.served(name)
+        until = self._agreed[name, by.id] = time.time() + seconds
+        served.audit.write("agreed", by.id, seconds=seconds)
+        return until
+
+    def agreed(self, name: str, by: Key) -> bool:
+        return self._agreed.get((name, by.id), 0.0) > time.time()
+
+    def ticket(self, by: Key) -> str:
+        """Opens one session in the name of `by`, within half a minute."""
+        now = time.time()
+        self._tickets = {ticket: held for ticket, held in self._tickets.items() if held[1] > now}
+        ticket = secrets.token_urlsafe(32)
+        self._tickets[ticket] = by, now + TICKET_S
+        return ticket
+
+    def redeem(self, ticket: str) -> Key | None:
+        key, until = self._tickets.pop(ticket, (None, 0.0))
+        return key if until > time.time() else None
 
     async def _change(self, record: Record, event: str, by: Key) -> None:
         """Serve another version. The old one goes on where the new one cannot be loaded or kept."""
@@ -185,8 +212,13 @@ class Service:
 
     def _folder(self, given: str, what: str) -> Path:
         folder = self._find(given) if DIGEST.fullmatch(given) else Path(given)
-        if not folder.is_absolute() or not folder.is_dir():
-            raise NotFound(f"'{what}' is neither the digest of an artifact nor a folder here: {given}", param=what)
+        try:
+            there = folder.is_absolute() and (folder / f"{what}.json").is_file()
+        except OSError:
+            there = False
+        if not there:
+            message = f"'{what}' is neither the digest of an artifact nor a folder here with {what}.json: {given}"
+            raise NotFound(message, param=what)
         return folder
 
     def _row(self, name: str) -> dict[str, Any]:

@@ -89,6 +89,11 @@ def test_free_values_are_taken_from_the_message():
     assert fields["language"]["enum"] == ["French", "German"]
     timer = tools.ground(tools.functions([TIMER])[0], "12 minutes, or 3.5 hours")
     assert timer["properties"]["minutes"] == {"enum": [12]}
+    near = {"type": "number", "minimum": 0.4, "maximum": 0.6}
+    fields = {"x": near, "y": {**near, "maximum": 0.45}, "n": {**near, "type": "integer"}}
+    point = tools.functions([tool("move", "Move", **fields)])[0]
+    moved = tools.ground(point, "Move to x 0.42, then 0.5 and 3.5")["properties"]
+    assert (moved["x"]["enum"], moved["y"]["enum"], moved["n"]) == ([0.42, 0.5], [0.42], fields["n"])
     assert timer["additionalProperties"] is False
 
 
