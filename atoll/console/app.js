@@ -7,6 +7,7 @@ import { ChatPage } from "/console/pages/chat.js";
 import { KeysPage } from "/console/pages/keys.js";
 import { MapPage } from "/console/pages/map.js";
 import { ModelsPage } from "/console/pages/models.js";
+import { PhysicalPage } from "/console/pages/physical.js";
 import { RequestsPage } from "/console/pages/requests.js";
 import { SignIn } from "/console/pages/signin.js";
 import { StatusPage } from "/console/pages/status.js";
@@ -20,6 +21,7 @@ const PAGES = [
   { id: "keys", title: "Keys", page: KeysPage, admin: true },
   { id: "models", title: "Models", page: ModelsPage },
   { id: "map", title: "Map", page: MapPage },
+  { id: "physical", title: "Physical", page: PhysicalPage, admin: true },
   { id: "status", title: "Status", page: StatusPage },
 ];
 

@@ -318,8 +318,8 @@ class Workshop(Protocol):
         """Raises NotFound for what the artifact does not list."""
         ...
 
-    async def view(self, run: str, step: str) -> Path:
-        """The latest picture (JPEG) of a step under way. Raises NotFound."""
+    async def view(self, run: str, step: str) -> Path | None:
+        """The latest picture (JPEG) of a step under way; None where it shows none. Raises NotFound."""
 
 
 class Policies(Protocol):

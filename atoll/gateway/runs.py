@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from atoll.core.errors import AtollError, Conflict, InvalidRequest, NotFound
+from atoll.core.errors import AtollError, Conflict, InvalidRequest
 from atoll.core.ports import Runs, Workshop
 from atoll.core.runs import MAX_STEPS, order_of
 from atoll.gateway.admin import MAX_WATCHERS, Admin, event, number, parse, reply
@@ -128,13 +128,17 @@ class Work:
             self.watchers.remove(id)
 
     async def view(self, request: Request) -> Response:
+        """A JPEG; no content where the step shows nothing, or not any more."""
         self.admin.caller(request, admin=True)
         path = await self.workshop.view(request.path_params["id"], request.path_params["step"])
         try:
-            picture = await asyncio.to_thread(path.read_bytes)
+            picture = None if path is None else await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:
-            raise NotFound("the step has ended", code="no_view") from None
-        return Response(picture, media_type="image/jpeg", headers={"cache-control": "no-store"})
+            picture = None
+        fresh = {"cache-control": "no-store"}
+        if picture is None:
+            return Response(status_code=204, headers=fresh)
+        return Response(picture, media_type="image/jpeg", headers=fresh)
 
     async def list_artifacts(self, request: Request) -> Response:
         self.admin.caller(request, admin=True)

@@ -83,7 +83,7 @@ class Board:
     async def file(self, digest: str, name: str) -> Path:
         return await asyncio.to_thread(self.desk.shelf.file, digest, name)
 
-    async def view(self, run: str, step: str) -> Path:
+    async def view(self, run: str, step: str) -> Path | None:
         return await asyncio.to_thread(self.desk.view, run, step)
 
     async def _tend(self) -> None:

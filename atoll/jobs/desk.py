@@ -112,23 +112,20 @@ class Desk:
             name = step["name"]
             found, offsets[name] = read(self._path(id, f"{name}.jsonl"), offsets.get(name, 0))
             lines += [{"step": name, **line} for line in found]
-        told: list[tuple[str, Any]] = [("figures", lines)] if lines else []
-        if row != cursor.row:
-            told.append(("run", row))
-        return told, Cursor(offsets, row)
+        told: list[tuple[str, Any]] = [] if row == cursor.row else [("run", row)]
+        return told + ([("figures", lines)] if lines else []), Cursor(offsets, row)
 
     def artifact(self, digest: str) -> Row:
         """An artifact with its files, and as `lineage` all that it was made from. Raises NotFound."""
         lineage = self.shelf.lineage(digest)
         return {**self.shelf.row(digest), "files": dict(self.shelf.get(digest).files), "lineage": lineage}
 
-    def view(self, id: str, step: str) -> Path:
-        """The latest picture of a step under way. Raises NotFound."""
-        if any(s["name"] == step for s in self.row(id)["steps"]):
-            path = self._path(id, step) / ".work" / "view.jpg"
-            if path.exists():
-                return path
-        raise NotFound(f"step '{step}' of run '{id}' shows no picture now", code="no_view")
+    def view(self, id: str, step: str) -> Path | None:
+        """The latest picture of a step under way; None where it shows none. Raises NotFound."""
+        if all(s["name"] != step for s in self.row(id)["steps"]):
+            raise NotFound(f"run '{id}' has no step '{step}'", param="step")
+        path = self._path(id, step) / ".work" / "view.jpg"
+        return path if path.exists() else None
 
     def tend(self) -> bool:
         """See to it that someone works if there is work; whether there is. To be called about once a second."""

@@ -74,14 +74,15 @@ def read(path: Path, offset: int = 0) -> tuple[list[Mapping[str, Any]], int]:
 
 
 def latest(path: Path) -> Mapping[str, Any] | None:
-    """The last whole line."""
+    """The last whole line, with the latest values of figures that the lines before it told."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             lines = list(_parsed(file.read()))
     except FileNotFoundError:
         return None
-    return lines[-1] if lines else None
+    known = {name: value for line in lines for name, value in line["figures"].items()}
+    return {**lines[-1], "figures": known} if lines else None
 
 
 def _parsed(data: bytes) -> Iterator[Mapping[str, Any]]:

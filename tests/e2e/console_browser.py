@@ -28,7 +28,7 @@ FLAGS = [
 ]
 SPOKEN = "The boat sails around the island"
 RATE = 48_000
-PAGES = ("chat", "usage", "requests", "keys", "models", "map", "status")
+PAGES = ("chat", "usage", "requests", "keys", "models", "map", "physical", "status")
 
 
 def speech(folder: Path) -> Path:

@@ -467,7 +467,7 @@ def test_screenshots(
         console.limit_answers(160)
         console.ask("Explain in three sentences why the sea is salty.")
         expect(console.page.locator(".facts")).to_contain_text("tokens/s", timeout=ANSWER_MS)
-        for name in PAGES[:-2]:
+        for name in PAGES[:5]:
             console.go(name)
             expect(console.page.locator(".skeleton")).to_have_count(0)
             console.page.wait_for_timeout(400)

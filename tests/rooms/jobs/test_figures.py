@@ -20,8 +20,12 @@ def test_calls_that_come_fast_are_told_together(tmp_path: Path) -> None:
         report.progress(1, 10, loss=3.0)
         report.progress(2, 10, reward=1.0)
         report.progress(3, 10, loss=2.0, bad=float("nan"))
+        report.flush()
+        report.progress(4, 10, reward=5.0)
+    assert latest(tmp_path / "f")["figures"] == {"loss": 2, "reward": 5}
     lines, _ = read(tmp_path / "f")
-    assert [(line["done"], line["figures"]) for line in lines] == [(1, {"loss": 3}), (3, {"loss": 2, "reward": 1})]
+    told = [(line["done"], line["figures"]) for line in lines]
+    assert told == [(1, {"loss": 3}), (3, {"loss": 2, "reward": 1}), (4, {"reward": 5})]
 
 
 def test_a_long_step_writes_ever_more_slowly(tmp_path: Path) -> None:

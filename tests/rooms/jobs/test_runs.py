@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ from atoll.core.runs import Order, Step
 from atoll.jobs import desk as desk_module
 from atoll.jobs.artifacts import Corrupt, verify
 from atoll.jobs.desk import Cursor, Desk
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A desk with quick stages for tests that leave its worker alone."""
+    opened = open_desk(tmp_path_factory.mktemp("shared"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A desk with quick stages, and workers of its own."""
+    opened = open_desk(tmp_path)
+    yield opened
+    opened.close()
 
 
 def test_a_run_leaves_artifacts_with_lineage(shared: Desk) -> None:
