@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,14 +17,19 @@ ROOT = HERE.parents[2] / ".venvs"
 INSTALL_SECONDS = 900
 
 
-def python_environment(name: str) -> Path:
-    """The `bin` folder of a virtual environment with what `<name>.lock` pins."""
+def python_environment(name: str, *, beside: bool = False) -> Path:
+    """The `bin` folder of a virtual environment with what `<name>.lock` pins. `beside`: the packages of the tests are
+    there as well, and stand back behind those; nothing else is installed."""
     lock = HERE / f"{name}.lock"
 
     def install(home: Path) -> None:
         _run(sys.executable, "-m", "venv", str(home))
         pip = [str(home / "bin/python"), "-m", "pip", "--disable-pip-version-check"]
-        _run(*pip, "install", "-q", "--no-compile", "--require-hashes", "-r", str(lock))
+        alone = ["--no-deps"] if beside else []
+        _run(*pip, "install", "-q", "--no-compile", "--require-hashes", *alone, "-r", str(lock))
+        if beside:
+            version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+            (home / "lib" / version / "site-packages" / "beside.pth").write_text(sysconfig.get_path("purelib"))
 
     return _built(f"{name}-py{sys.version_info[0]}{sys.version_info[1]}", [lock], install) / "bin"
 
