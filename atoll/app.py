@@ -54,6 +54,7 @@ from atoll.jobs.durable import Home as JobsHome
 from atoll.jobs.process import Hand
 from atoll.physical.recipes import RECIPES
 from atoll.physical.serve import endpoints
+from atoll.physical.serve.intake import Intake
 from atoll.physical.serve.service import Service
 from atoll.physical.serve.tool import Tools
 from atoll.physical.stages import STAGES, load_stage
@@ -180,9 +181,12 @@ def _board(stack: contextlib.AsyncExitStack, settings: Settings) -> Board:
 
 async def _policies(stack: contextlib.AsyncExitStack, settings: Settings, fleet: Fleet) -> Service:
     """The robot policies in service."""
-    policies = Service(settings.data / "policies", fleet, Shelf(settings.data).folder)
+    find = Shelf(settings.data).folder
+    policies = Service(settings.data / "policies", fleet, find)
     stack.push_async_callback(policies.close)
     await policies.start()
+    intake = asyncio.create_task(Intake(policies, settings.data / "artifacts", find).run())
+    stack.callback(intake.cancel)
     return policies
 
 

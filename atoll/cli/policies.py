@@ -43,11 +43,12 @@ def _row(row: dict[str, Any]) -> list[Any]:
 @policies.command()
 @NAME
 @click.argument("policy")
-@click.argument("report")
+@click.argument("report", default="")
 @remote
 def promote(cloud: Cloud, as_json: bool, name: str, policy: str, report: str) -> None:
-    """Serve POLICY under NAME. REPORT is that of the gate it passed; both are digests of artifacts, or folders."""
-    body = {"policy": _place(policy), "report": _place(report)}
+    """Serve POLICY under NAME. REPORT is that of the gate it passed; both are digests of artifacts, or folders. Without
+    a REPORT, POLICY is a service that 'atoll serve' made."""
+    body = {"policy": _place(policy), "report": _place(report) if report else ""}
     value = cloud.call("POST", f"/atoll/v1/policies/{name}/promote", body)
     if as_json:
         return show(value)

@@ -330,8 +330,9 @@ class Policies(Protocol):
         ...
 
     async def promote(self, name: str, policy: str, report: str, by: Key) -> Mapping[str, Any]:
-        """Serve a policy that its gate's report says has passed; each is a digest or a folder. What it served before
-        is where a rollback goes. Raises InvalidRequest, NotFound, Conflict or SetupError."""
+        """Serve a policy that its gate's report says has passed; each is a digest or a folder. Without a `report`,
+        `policy` is a service, which names both. What was served before is where a rollback goes. Raises InvalidRequest,
+        NotFound, Conflict or SetupError."""
         ...
 
     async def rollback(self, name: str, by: Key) -> Mapping[str, Any]:

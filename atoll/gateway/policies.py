@@ -21,11 +21,12 @@ from atoll.gateway.mcp import Toolbox, answer
 
 
 class Promote(BaseModel):
-    """A policy and the report of the gate that it passed: digests of artifacts, or folders on the server."""
+    """A policy and the report of the gate that it passed: digests of artifacts, or folders on the server. Or a service,
+    which the stage `serve` makes, as `policy` alone."""
 
     model_config = ConfigDict(extra="forbid")
     policy: str = Field(min_length=1, max_length=4096)
-    report: str = Field(min_length=1, max_length=4096)
+    report: str = Field("", max_length=4096)
 
 
 class Stop(BaseModel):

@@ -13,6 +13,7 @@ STAGES: dict[str, str] = {
     "rl": "atoll.physical.rl.stage:STAGE",
     "imitate": "atoll.physical.imitation.stage:STAGE",
     "validate": "atoll.physical.validate.stage:STAGE",
+    "serve": "atoll.physical.serve.stage:STAGE",
 }
 
 

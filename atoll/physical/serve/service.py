@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from atoll.core.cards import Card
-from atoll.core.errors import AtollError, Conflict, Forbidden, NotFound, NotInstalled, SetupError
+from atoll.core.errors import AtollError, Conflict, Forbidden, InvalidRequest, NotFound, NotInstalled, SetupError
 from atoll.core.runs import DIGEST
 from atoll.core.session import Latch, token_digest
 from atoll.core.types import Key
@@ -92,6 +93,8 @@ class Service:
     async def promote(self, name: str, policy: str, report: str, by: Key) -> Mapping[str, Any]:
         async with self._changing:
             self._check_name(name)
+            if not report:
+                policy, report = await asyncio.to_thread(self._pair, policy)
             folders = self._folder(policy, "policy"), self._folder(report, "report")
             version, verdict = await asyncio.to_thread(self.records.admit, name, *folders)
             old = self._known.get(name)
@@ -209,6 +212,14 @@ class Service:
         if name not in self._audits:
             self._audits[name] = Audit(self.records.root / name / "audit.jsonl")
         return self._audits[name]
+
+    def _pair(self, service: str) -> tuple[str, str]:
+        """Digests of the policy and of the report that a service names."""
+        try:
+            told = json.loads((self._folder(service, "service") / "service.json").read_bytes())
+            return str(told["policy"]), str(told["report"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InvalidRequest("'policy' without a 'report' must be a service", param="policy") from None
 
     def _folder(self, given: str, what: str) -> Path:
         folder = self._find(given) if DIGEST.fullmatch(given) else Path(given)
