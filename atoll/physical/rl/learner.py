@@ -19,9 +19,10 @@ Array = np.ndarray
 
 
 class Learner(Protocol):
-    """`steps` counts environment steps; `overdue` asks for a checkpoint before the next iteration. `state` holds all
-    that the next iterations depend on: restored, they give the same to the last bit."""
+    """`sim` is what it learns in, `steps` counts environment steps; `overdue` asks for a checkpoint before the next
+    iteration. `state` holds all that the next iterations depend on: restored, they give the same to the last bit."""
 
+    sim: Sim
     steps: int
 
     @property

@@ -27,6 +27,7 @@ from atoll.physical.rl.learner import Learner
 from atoll.physical.rl.presets import PRESETS, STEPS
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
+from atoll.physical.synth.live import View
 
 CHECKPOINT_EVERY_S = 5.0
 BEAT_EVERY_S = 0.5
@@ -114,16 +115,18 @@ def _learn(
         learner.restore(saved["learner"])
         curve = saved["curve"]
     clock = _Clock(learner.steps, total, report)
-    while learner.steps < total:
-        before = learner.steps
-        figures = learner.iterate(pool, clock.beat)
-        curve["steps"].append(learner.steps)
-        for name in CURVES:
-            curve[name].append(figures.get(name))
-        clock.tell(learner.steps, figures)
-        _keep(learner, before, total, config.snapshots, work)
-        if learner.overdue or clock.due(CHECKPOINT_EVERY_S):
-            checkpoint.save(path, {"config": told, "learner": learner.state(), "curve": curve})
+    with View(work) as view:
+        while learner.steps < total:
+            before = learner.steps
+            figures = learner.iterate(pool, clock.beat)
+            curve["steps"].append(learner.steps)
+            for name in CURVES:
+                curve[name].append(figures.get(name))
+            clock.tell(learner.steps, figures)
+            view.show(learner.sim)
+            _keep(learner, before, total, config.snapshots, work)
+            if learner.overdue or clock.due(CHECKPOINT_EVERY_S):
+                checkpoint.save(path, {"config": told, "learner": learner.state(), "curve": curve})
     return {name: values for name, values in curve.items() if any(v is not None for v in values)}
 
 

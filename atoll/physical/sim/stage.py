@@ -27,10 +27,12 @@ from atoll.physical.sim.rollout import Act, Episodes, acting, at_random, rollout
 from atoll.physical.sim.sim import Sim, Step
 from atoll.physical.sim.task import Array, Task
 from atoll.physical.synth.cameras import Cameras
+from atoll.physical.synth.live import View
 from atoll.physical.synth.render import camera_id, open_renderer
 from atoll.physical.synth.video import write_video
 
 LONGEST_S = 30.0
+Beat = Callable[[int, Sim], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,15 @@ def run(config: SimConfig, inputs: Mapping[str, Path], out: Path, report: Report
         for first, part in parts.items():
             if not part.exists():
                 which = range(first, min(first + config.sims, config.episodes))
-                write(part, _packed(play(task, policy, config, which, _Beat(report, first, config.episodes))))
+                with View(work) as view:
+                    beat = _Beat(report, config.episodes, view)
+                    write(part, _packed(play(task, policy, config, which, beat)))
         told = {"task": task.name, "policy": bool(policy), "config": asdict(config), "mujoco": mujoco.__version__}
         told["config"].pop("sims")
         if config.height and config.width:
-            beat = _Beat(report, config.episodes, config.episodes)
-            told["renderer"] = film(task, policy, config, out / "video.mp4", beat)
+            with View(work) as view:
+                beat = _Beat(report, config.episodes, view)
+                told["renderer"] = film(task, policy, config, out / "video.mp4", beat)
         told |= tables(list(parts.values()), config, out)
         write(out / "rollout.json", json.dumps(told, indent=1).encode() + b"\n")
     for part in parts.values():
@@ -83,7 +88,7 @@ def run(config: SimConfig, inputs: Mapping[str, Path], out: Path, report: Report
 
 
 def play(
-    task: Task, policy: Policy | None, config: SimConfig, which: range, beat: Callable[[int], None]
+    task: Task, policy: Policy | None, config: SimConfig, which: range, beat: Beat
 ) -> dict[str, Array]:
     """The episodes `which`, one by each simulation: what came of them, and their steps one after the other."""
     sim = Sim(task, len(which))
@@ -92,7 +97,7 @@ def play(
     def each(step: Step) -> None:
         earned.append(step.reward)
         over[step.terminated | step.truncated] = True
-        beat(int(over.sum()))
+        beat(which.start + int(over.sum()), sim)
 
     with Cameras(sim, policy.manifest.images if policy else ()) as look:
         act = _act(sim, policy, config, which.start, look)
@@ -113,7 +118,7 @@ def play(
     return result
 
 
-def film(task: Task, policy: Policy | None, config: SimConfig, path: Path, beat: Callable[[int], None]) -> str:
+def film(task: Task, policy: Policy | None, config: SimConfig, path: Path, beat: Beat) -> str:
     """The first episode once more, with a camera; returns what drew it."""
     sim, frames = Sim(task), list[Array]()
     data = mujoco.MjData(sim.model)
@@ -124,7 +129,7 @@ def film(task: Task, policy: Policy | None, config: SimConfig, path: Path, beat:
         camera = camera_id(sim.model, task.camera)
 
         def shot(step: Step) -> None:
-            beat(0)
+            beat(config.episodes, sim)
             if len(frames) * sim.dt < LONGEST_S and not (step.terminated | step.truncated)[0]:
                 sim.physics.batch.get_data(0, data)
                 mujoco.mj_forward(sim.model, data)
@@ -174,15 +179,16 @@ def _packed(values: Mapping[str, Array]) -> bytes:
 
 
 class _Beat:
-    """Tells the reporter now and then how many episodes are done, `first` of them earlier."""
+    """Tells the reporter now and then how many episodes are done, and shows what is simulated."""
 
-    def __init__(self, report: Reporter, first: int, total: int):
-        self.report, self.first, self.total, self.told = report, first, total, 0.0
+    def __init__(self, report: Reporter, total: int, view: View):
+        self.report, self.total, self.told, self.view = report, total, 0.0, view
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: int, sim: Sim) -> None:
+        self.view.show(sim)
         if time.monotonic() - self.told > 0.5:
             self.told = time.monotonic()
-            self.report.progress(self.first + done, self.total)
+            self.report.progress(done, self.total)
 
 
 STAGE = Stage(

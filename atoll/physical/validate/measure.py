@@ -18,6 +18,7 @@ from atoll.physical.synth.cameras import Cameras
 
 SIMS = 64
 Change = Callable[[mujoco.MjSpec], None]
+Beat = Callable[[Sim], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Trial:
     execute: int = 0
 
 
-def run_trial(task: Task, policy: Policy, trial: Trial, beat: Callable[[], None], noise: float = 0.0) -> Episodes:
+def run_trial(task: Task, policy: Policy, trial: Trial, beat: Beat, noise: float = 0.0) -> Episodes:
     """Episodes of `policy`. `noise`: Gaussian, of the action range, on each action: a worse policy of the same kind."""
     sim = Sim(task, min(SIMS, trial.episodes))
     chunk = policy.manifest.chunk
@@ -39,7 +40,7 @@ def run_trial(task: Task, policy: Policy, trial: Trial, beat: Callable[[], None]
     with Cameras(sim, images) as look:
         act = acting(policy, sim, trial.execute or (chunk + 1) // 2, look if images else None)
         noisy = _noisy(act, sim, noise, trial.seed) if noise else act
-        return rollout(sim, noisy, trial.episodes, seed=trial.seed, each=lambda _: beat())
+        return rollout(sim, noisy, trial.episodes, seed=trial.seed, each=lambda _: beat(sim))
 
 
 def _noisy(act: Act, sim: Sim, noise: float, seed: int) -> Act:
@@ -107,7 +108,7 @@ def _pyramids(spec: mujoco.MjSpec) -> None:
 
 
 def ranked(
-    task: Task, policy: Policy, trial: Trial, cheap: int, noises: Sequence[float], beat: Callable[[], None]
+    task: Task, policy: Policy, trial: Trial, cheap: int, noises: Sequence[float], beat: Beat
 ) -> list[tuple[float, float]]:
     """Cheap and full success rates of the policy made worse by each of `noises`, on seeds apart from each other."""
     pairs = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from atoll.physical.sim.rollout import acting, rollout
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Task
 from atoll.physical.synth.cameras import Cameras
+from atoll.physical.synth.live import View, camera_of_task
 from atoll.physical.synth.video import write_video
-from atoll.physical.validate.measure import Trial, ranked, run_trial, stressed, task_of, trials, variants
+from atoll.physical.validate.measure import Beat, Trial, ranked, run_trial, stressed, task_of, trials, variants
 from atoll.physical.validate.report import page
 
 VIDEO = Image("", 240, 320)
@@ -72,8 +73,11 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     if not task.success and config.mark is None:
         raise InvalidRequest(f"'{task.name}' does not tell what success is: set 'mark', a return", param="mark")
     incumbent = load_policy(inputs["incumbent"]) if "incumbent" in inputs else None
-    evidence = measure(config, task, policy, incumbent, _Beat(config, task, incumbent, report))
+    with View(work) as view:
+        beat = _Beat(config, task, incumbent, report, view)
+        evidence = measure(config, task, policy, incumbent, beat)
     verdict = decide(evidence, config.rule)
+    report.progress(beat.total, beat.total, success=evidence.nominal.rate, passed=float(verdict.passed))
     videos = film(config, task, policy, work)
     _write(config, inputs, out, evidence, verdict, videos)
     for name in videos:
@@ -81,7 +85,7 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     shutil.rmtree(work)
 
 
-def measure(config: Config, task: Task, policy: Policy, incumbent: Policy | None, beat: Callable[[], None]) -> Evidence:
+def measure(config: Config, task: Task, policy: Policy, incumbent: Policy | None, beat: Beat) -> Evidence:
     whole = Trial(config.episodes, config.seed, config.mark, config.execute)
     part = Trial(config.part, config.seed, config.mark, config.execute)
     nominal = run_trial(task, policy, whole, beat)
@@ -99,7 +103,7 @@ def film(config: Config, task: Task, policy: Policy, folder: Path) -> list[str]:
     for k in range(config.videos):
         sim = Sim(task, 1)
         frames: list[np.ndarray] = []
-        with Cameras(sim, [Image(_camera(sim), VIDEO.height, VIDEO.width)]) as view, Cameras(
+        with Cameras(sim, [Image(camera_of_task(sim), VIDEO.height, VIDEO.width)]) as view, Cameras(
             sim, policy.manifest.images
         ) as look:
             chunk = policy.manifest.chunk
@@ -118,11 +122,6 @@ def _frame(view: Cameras, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
         return
     for pictures in view(np.array([0])).values():
         yield pictures[0]
-
-
-def _camera(sim: Sim) -> str:
-    camera = sim.task.camera
-    return camera if isinstance(camera, str) else sim.model.camera(camera).name if camera >= 0 else ""
 
 
 def _write(
@@ -162,15 +161,16 @@ def _plain(evidence: Evidence) -> dict[str, Any]:
 class _Beat:
     """Counts steps of simulations against those that will be needed at most."""
 
-    def __init__(self, config: Config, task: Task, incumbent: Policy | None, report: Reporter):
+    def __init__(self, config: Config, task: Task, incumbent: Policy | None, report: Reporter, view: View):
         parts = len(config.stress) + len(variants(task))
         episodes = [config.episodes] * (2 if incumbent else 1) + [config.part] * parts
         episodes += [config.part, config.cheap] * len(config.noises)
         self.total = sum(-(-count // 64) * task.horizon for count in episodes)
-        self.done, self.told, self.report = 0, time.monotonic(), report
+        self.done, self.told, self.report, self.view = 0, time.monotonic(), report, view
 
-    def __call__(self) -> None:
+    def __call__(self, sim: Sim) -> None:
         self.done += 1
+        self.view.show(sim)
         if time.monotonic() - self.told > 0.5:
             self.told = time.monotonic()
             self.report.progress(min(self.done, self.total), self.total)
