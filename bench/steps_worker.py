@@ -38,6 +38,7 @@ class Atoll:
 
 
 class EnvPool:
+    resets_are_steps = True
     packages = ("envpool", "gymnasium", "numpy")
 
     def __init__(self, task: str, n: int, threads: int):
@@ -112,6 +113,7 @@ def turn(peer: object, actions: np.ndarray, seconds: float) -> dict:
         wall = time.perf_counter() - start
         if wall >= seconds:
             cpu = tree.cpu_s() - cpu
+            steps -= episodes if getattr(peer, "resets_are_steps", False) else 0
             return {"steps": steps, "wall_s": wall, "cpu_s": cpu, "episodes": episodes, "reward": rewards / steps}
 
 
