@@ -1,7 +1,29 @@
-"""Recipes by name: chains of stages that belong together."""
+"""Recipes: chains of stages that belong together, sized for two cores."""
 
 from __future__ import annotations
 
-from atoll.core.runs import Recipe
+from typing import Any
 
-RECIPES: dict[str, Recipe] = {}
+from atoll.core.runs import Recipe, Step
+
+
+def reinforced(task: str, about: str, gate: dict[str, Any], **settings: Any) -> Recipe:
+    """Learn by reinforcement, put to the test, serve under the task's name."""
+    return Recipe(
+        task,
+        about,
+        (
+            Step("learn", "rl", {"task": task, **settings}),
+            Step("judge", "validate", gate, {"policy": "learn"}),
+            Step("serve", "serve", {"name": task}, {"policy": "learn", "report": "judge"}),
+        ),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        reinforced("reach", "An arm learns to reach a point by trial and error, and is served.", {}, steps=600_000),
+        reinforced("half-cheetah", "A cheetah learns to run, and is served.", {"mark": 4000.0}),
+    )
+}

@@ -14,7 +14,7 @@ import torch
 
 from atoll.core.errors import Conflict, InvalidRequest, NotFound
 from atoll.core.runs import Cancelled
-from atoll.physical.imitation import stage
+from atoll.physical.imitation import clone
 from atoll.physical.imitation.data import read_demonstrations
 from atoll.physical.imitation.networks import NETWORKS, Sizes
 from atoll.physical.imitation.stage import Config, run
@@ -87,8 +87,8 @@ def test_killed_and_called_again_it_ends_with_the_same_files(
                 raise Cancelled
 
     config = Config(kind="act", chunk=4, steps=60, batch=16, width=16)
-    monkeypatch.setattr(stage, "CHECKPOINT_EVERY_S", 0)
-    monkeypatch.setattr(stage, "TELL_EVERY_S", 0)
+    monkeypatch.setattr(clone, "CHECKPOINT_EVERY_S", 0)
+    monkeypatch.setattr(clone, "TELL_EVERY_S", 0)
     (tmp_path / "cut").mkdir()
     (tmp_path / "whole").mkdir()
     run(config, {"dataset": shown}, tmp_path / "whole", Quiet())
