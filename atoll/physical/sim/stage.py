@@ -87,9 +87,7 @@ def run(config: SimConfig, inputs: Mapping[str, Path], out: Path, report: Report
         part.unlink(missing_ok=True)
 
 
-def play(
-    task: Task, policy: Policy | None, config: SimConfig, which: range, beat: Beat
-) -> dict[str, Array]:
+def play(task: Task, policy: Policy | None, config: SimConfig, which: range, beat: Beat) -> dict[str, Array]:
     """The episodes `which`, one by each simulation: what came of them, and their steps one after the other."""
     sim = Sim(task, len(which))
     seen, done, earned, over = [], [], [], np.zeros(len(which), bool)
