@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,21 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 pytestmark = pytest.mark.xdist_group("live")
+
+
+@pytest.fixture(autouse=True)
+def arm(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The policy that the guide of policies drives."""
+    page = request.node.callspec.params["page"]
+    if page.name == "policies.md" and "live" in request.fixturenames:
+        from reaching import reaching
+        from served import gated
+
+        (tmp_path / "arm").mkdir()
+        body = dict(zip(("policy", "report"), gated(tmp_path / "arm", reaching()), strict=True))
+        live = request.getfixturevalue("live")
+        url, key = f"{live.url}/atoll/v1/policies/arm/promote", {"authorization": f"Bearer {live.key}"}
+        assert httpx.post(url, json=body, headers=key).status_code in (200, 409)
 
 
 def blocks(page: Path, language: str) -> str:

@@ -43,11 +43,11 @@ class Served:
         self.quick = self._try() < QUICK_S
         self._pool = None if self.quick else ThreadPoolExecutor(1, f"policy {name}")
         self._measured = _measured(self.manifest)
-        self._ranges = [c for c in self.manifest.observation if np.isfinite((c.low, c.high)).any()]
+        self._ranges = [c for c in self.manifest.observation if np.isfinite((c.low, c.high)).all()]
 
     def read(self, message: Mapping[str, Any]) -> Seen:
         """The observation in a message: (1, o) float32, and pictures (1, h, w, 3). Raises InvalidRequest naming the
-        channel that is missing, has another size, is not finite or not within its range."""
+        channel that is missing, has another size, is not finite or far outside its range."""
         given = message.get("observation")
         named = isinstance(given, Mapping) and "data" not in given
         flat = self._named(given) if named else array(given, "observation").ravel()
@@ -130,11 +130,13 @@ class Served:
         return np.concatenate(parts)
 
     def _check(self, channel: Channel, flat: Array) -> None:
+        """Noise goes a little beyond a range. Beyond it by its width is a broken sensor, or another unit."""
         at = _start(self.manifest.observation, channel)
-        values = flat[at : at + channel.size]
-        if not ((channel.low <= values) & (values <= channel.high)).all():
-            told = f"'{channel.name}' is {values.tolist()}, outside {channel.low:g} to {channel.high:g} {channel.unit}"
-            raise InvalidRequest(told.rstrip(), param=f"observation.{channel.name}")
+        values, width = flat[at : at + channel.size], channel.high - channel.low
+        if not ((channel.low - width <= values) & (values <= channel.high + width)).all():
+            usual = f"{channel.low:g} to {channel.high:g} {channel.unit}".rstrip()
+            told = f"'{channel.name}' is {values.tolist()}, far outside {usual}"
+            raise InvalidRequest(told, param=f"observation.{channel.name}")
 
     def _images(self, given: Mapping[str, Any]) -> dict[str, Array]:
         if not isinstance(given, Mapping):
