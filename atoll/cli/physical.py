@@ -40,7 +40,7 @@ def _stage_command(name: str, about: str) -> click.Command:
     @click.option("--task", help="What is simulated: 'atoll stages sim' tells the default.")
     @click.option("--steps", type=click.IntRange(1), help="How long to learn.")
     @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the stage.")
-    @click.option("--from", "sources", multiple=True, metavar="ROLE=SOURCE", help="Input: a digest, or a run's id.")
+    @click.option("--from", "sources", multiple=True, metavar="ROLE=SOURCE", help="Input: a digest, a run, or 'last'.")
     @ordering
     def command(
         works: Works, as_json: bool, task: str | None, steps: int | None, settings: tuple[str, ...],
@@ -48,7 +48,7 @@ def _stage_command(name: str, about: str) -> click.Command:
     ) -> None:  # fmt: skip
         named = {"task": task, "steps": steps}
         config = {**{k: v for k, v in named.items() if v is not None}, **dict(map(_setting, settings))}
-        inputs = {role: _resolve(works, source) for role, source in map(_pair, sources)}
+        inputs = {role: _resolve(works, source, role) for role, source in map(_pair, sources)}
         step = {"name": name, "stage": name, "config": config, "inputs": inputs}
         _order(works, as_json, {"steps": [step]}, **how)
 
@@ -247,8 +247,9 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _resolve(works: Works, source: str) -> str:
-    """The digest that `source` means: of an artifact by its beginning, or of what a run made last."""
+def _resolve(works: Works, source: str, role: str = "") -> str:
+    """The digest that `source` means: of an artifact by its beginning, of what a run made last, or of the last that was
+    made of the kind that `role` asks for."""
     from atoll.core.errors import NotFound
 
     if source.startswith("run_"):
@@ -258,9 +259,11 @@ def _resolve(works: Works, source: str) -> str:
         return made[-1]
     if len(source) == 64:
         return source
-    found = [a["digest"] for a in works.artifacts()["data"] if a["digest"].startswith(source)]
-    if len(found) != 1:
-        raise NotFound(f"{len(found) or 'no'} artifacts begin with '{source}'; see 'atoll artifacts list'")
+    rows = works.artifacts()["data"]
+    kind = "policy" if role == "incumbent" else role
+    found = [a["digest"] for a in rows if (a["kind"] == kind if source == "last" else a["digest"].startswith(source))]
+    if not found or (len(found) > 1 and source != "last"):
+        raise NotFound(f"{len(found) or 'no'} artifacts are meant by '{source}'; see 'atoll artifacts list'")
     return found[0]
 
 

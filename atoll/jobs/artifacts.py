@@ -44,8 +44,12 @@ class Shelf:
     def index(self, folder: Path, artifact: Artifact) -> None:
         """Make `artifact`, which lies in `folder`, known by its digest."""
         where = self.data / "artifacts" / f"{artifact.digest}.json"
+        told = {"path": str(folder.relative_to(self.data))}
+        with contextlib.suppress(FileNotFoundError):
+            if _read(where) == told:
+                return
         where.parent.mkdir(exist_ok=True)
-        write(where, {"path": str(folder.relative_to(self.data))})
+        write(where, told)
 
     def folder(self, digest: str) -> Path:
         """Where the artifact lies. Raises NotFound."""

@@ -103,7 +103,7 @@ def test_mistakes_are_named(tmp_path: Path, cloud: Live) -> None:
         assert "no setting 'speed'" in inside(data, "rl", "--set", "speed=3", code=1)
         assert "there is no recipe 'fly'" in inside(data, "loop", "fly", code=1)
         assert "no run 'run_x'" in inside(data, "runs", "show", "run_x", code=1)
-        assert "no artifacts begin with 'abc'" in inside(data, "artifacts", "show", "abc", code=1)
+        assert "no artifacts are meant by 'abc'" in inside(data, "artifacts", "show", "abc", code=1)
         assert "there is no stage 'fly'" in inside(data, "stages", "fly", code=1)
         assert "(steps[0].config.steps)" in inside(data, "rl", "--set", "steps=-1", code=1)
     assert "must have a name" in inside(tmp_path, "rl", "--set", "speed", code=2)
