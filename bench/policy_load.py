@@ -9,11 +9,15 @@ import json
 import socket
 import sys
 import time
+from collections import deque
 
 import msgpack
 import numpy as np
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from websockets.sync.client import connect
+from websockets.client import ClientProtocol
+from websockets.frames import Frame
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
 WARM = 200
 OBSERVATIONS = np.random.default_rng(1).standard_normal((1000, 17)).astype(np.float32)
@@ -29,10 +33,48 @@ class OpenPi:
         return told.get("safe", "")
 
 
+class Socket:
+    """A WebSocket over a blocking socket, on the library's protocol without I/O."""
+
+    def __init__(self, url: str, key: str) -> None:
+        uri = parse_uri(url)
+        self.wire = socket.create_connection((uri.host, uri.port))
+        self.wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.protocol = ClientProtocol(uri, max_size=None)
+        request = self.protocol.connect()
+        request.headers["authorization"] = f"Bearer {key}"
+        self.protocol.send_request(request)
+        self.heard: deque[bytes] = deque()
+        self._flush()
+        while self.protocol.state is State.CONNECTING:
+            self._read()
+
+    def send(self, data: bytes) -> None:
+        self.protocol.send_binary(data)
+        self._flush()
+
+    def recv(self) -> bytes:
+        while not self.heard:
+            self._read()
+        return self.heard.popleft()
+
+    def _read(self) -> None:
+        data = self.wire.recv(65536)
+        assert data, "the server has closed the connection"
+        self.protocol.receive_data(data)
+        if self.protocol.handshake_exc:
+            raise self.protocol.handshake_exc
+        self.heard.extend(e.data for e in self.protocol.events_received() if isinstance(e, Frame) and e.data)
+        self._flush()
+
+    def _flush(self) -> None:
+        for data in self.protocol.data_to_send():
+            self.wire.sendall(data)
+
+
 class Native:
     def __init__(self, url: str, key: str) -> None:
-        headers = {"authorization": f"Bearer {key}"}
-        self.socket = connect(url, compression=None, max_size=None, additional_headers=headers, legacy=True)
+        self.socket = Socket(url, key)
         self.metadata = msgpack.unpackb(self.socket.recv())
         self.begin()
 

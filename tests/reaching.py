@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 
-from atoll.core.manifest import ActionLimits, Manifest
+from atoll.core.manifest import ActionLimits, Image, Manifest
 from atoll.physical.policy import MlpPolicy, limits, spec
 from atoll.physical.sim import load_task
 from atoll.physical.sim.robots import PANDA_HOME, PANDA_VELOCITY
 from atoll.physical.sim.sim import Sim
 
 
-def reaching(gain: float = 0.4, speed: float = 1.0) -> MlpPolicy:
+def reaching(gain: float = 0.4, speed: float = 1.0, images: tuple[Image, ...] = ()) -> MlpPolicy:
     """Joint targets q + gain J⁺ (goal - tip), with the Jacobian J of the fingertips at home. The server lets joints
     move `speed` times as fast as the arm may."""
     sim = Sim(load_task("reach"), 1, threads=1)
@@ -27,9 +29,8 @@ def reaching(gain: float = 0.4, speed: float = 1.0) -> MlpPolicy:
     weight[at["goal"], :7], weight[at["end_effector"], :7] = pull.T, -pull.T
     low, high = limits(sim).low, limits(sim).high
     velocity = tuple(speed * v for v in (*PANDA_VELOCITY, 0.1))
-    manifest = Manifest(
-        "reach", "mlp", 1 / sim.dt, seen, given, limits=ActionLimits(low, high, velocity), network={"squash": "none"}
-    )
+    manifest = Manifest("reach", "mlp", 1 / sim.dt, seen, given, 1, images, network={"squash": "none"})
+    manifest = replace(manifest, limits=ActionLimits(low, high, velocity))
     weights = {"0.weight": weight, "0.bias": np.zeros(8, np.float32)}
     weights |= {"observation.mean": np.zeros(start, np.float32), "observation.scale": np.ones(start, np.float32)}
     weights |= {"action.shift": np.zeros(8, np.float32), "action.scale": np.ones(8, np.float32)}

@@ -14,6 +14,7 @@ from served import ADMIN, USER, gated, mlp, policies
 from support import OTHER
 
 from atoll.core.errors import DeadlineExceeded, EngineFailed, Forbidden, InvalidRequest, NotFound, Overloaded
+from atoll.core.manifest import Image
 from atoll.physical.policy import MlpPolicy
 from atoll.physical.serve import tool
 from atoll.physical.serve.client import connect
@@ -63,6 +64,12 @@ async def test_an_episode_does_what_is_asked_within_limits(tmp_path: Path):
     assert met
     assert '"event":"tool"' in audit
     assert all(f'"what":"limit {limit}"' in audit for limit in met)
+
+
+async def test_a_policy_that_sees_is_shown_its_cameras(tmp_path: Path):
+    """The service refuses observations without the pictures that the manifest names."""
+    async with arm(tmp_path, reaching(images=(Image("front", 32, 48),))) as (_, tools):
+        assert (await tools.run("arm", POINT, USER, True))["success"]
 
 
 async def test_nothing_moves_without_consent(tmp_path: Path):

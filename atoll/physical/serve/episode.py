@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from atoll.core.errors import AtollError, InvalidRequest, Unsupported, to_wire
+from atoll.core.errors import AtollError, InvalidRequest, to_wire
 from atoll.core.manifest import Manifest
 from atoll.physical.policy import check_fit, spec
 from atoll.physical.serve.client import Answer, Robot, connect
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim, Step
 from atoll.physical.sim.task import Array, Task
+from atoll.physical.synth.cameras import Cameras
 
 GOAL = "goal"
 DRAWS = 512
@@ -98,28 +99,32 @@ async def run(url: str, ticket: str, name: str, asked: dict[str, float], seed: i
     async with connect(url, ticket, consent=True, simulated=True) as robot:
         manifest = TypeAdapter(Manifest).validate_python(robot.metadata["manifest"])
         check_fit(manifest, sim)
-        if manifest.images:
-            raise Unsupported(f"policy '{robot.metadata['policy']}' needs pictures; as a tool it runs without")
-        return await Episode(sim, manifest, robot, seed).run()
+        with Cameras(sim, manifest.images) as look:
+            return await Episode(sim, manifest, robot, look).run(seed)
 
 
 class Episode:
-    """One simulation, moved by `robot`, in simulated time."""
+    """One simulation, moved by `robot`, in simulated time. Of a chunk, half is carried out before it looks again, as
+    in the gate."""
 
-    def __init__(self, sim: Sim, manifest: Manifest, robot: Robot, seed: int):
-        self.sim, self.robot = sim, robot
+    def __init__(self, sim: Sim, manifest: Manifest, robot: Robot, look: Cameras):
+        self.sim, self.robot, self.look = sim, robot, look
+        self.execute = (manifest.chunk + 1) // 2
         self.repeat = round(1 / (manifest.rate_hz * sim.dt))
         if self.repeat < 1 or abs(self.repeat * sim.dt * manifest.rate_hz - 1) > 1e-6:
             rates = f"{manifest.rate_hz:g} Hz, but the simulation's is {1 / sim.dt:g} Hz"
             raise InvalidRequest(f"the policy's rate is {rates}, which is no multiple of it")
-        self.seen = sim.reset([seed])[0]
+        self.seen: Array = np.empty(0)
         self.limits: Counter[str] = Counter()
         self.safe: Counter[str] = Counter()
         self.total, self.streak, self.last = 0.0, 0, None
 
-    async def run(self) -> dict[str, Any]:
+    async def run(self, seed: int) -> dict[str, Any]:
+        self.seen = self.sim.reset([seed])[0]
         while not self.over():
-            answer = await self.robot.act(self.seen, at=1.0 + float(self.sim.elapsed[0]) * self.sim.dt)
+            pictures = {name: views[0] for name, views in self.look(self.sim.all).items()}
+            at = 1.0 + float(self.sim.elapsed[0]) * self.sim.dt
+            answer = await self.robot.act(self.seen, images=pictures, at=at)
             self.limits.update(answer.limited)
             if answer.safe:
                 self.safe[answer.safe] += 1
@@ -129,7 +134,7 @@ class Episode:
         return self.told()
 
     def carry_out(self, answer: Answer) -> None:
-        for action in answer.actions:
+        for action in answer.actions if answer.safe else answer.actions[: self.execute]:
             for _ in range(self.repeat):
                 step = self.last = self.sim.step(action[None], begin=False)
                 self.total += float(step.reward[0])
