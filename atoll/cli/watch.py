@@ -20,6 +20,7 @@ class Watch:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._states: dict[str, str] = {}
+        self._trouble = ""
 
     def __enter__(self) -> Watch:
         if not self._quiet and sys.stderr.isatty():
@@ -42,6 +43,10 @@ class Watch:
         """One event of a run."""
         if name != "run" or self._quiet:
             return
+        trouble = data["error"]["message"] if data["error"] and data["state"] == "running" else ""
+        if trouble not in ("", self._trouble):
+            print(terminal.printable(trouble), file=sys.stderr)
+        self._trouble = trouble
         for step in data["steps"]:
             if self._bars is not None:
                 self._bar(step)

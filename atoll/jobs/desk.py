@@ -179,9 +179,9 @@ class Desk:
         if under_way and state in {"running", "failed"}:
             under_way["state"] = state
         error = AtollError(GAVE_UP) if status.status.startswith("MAX") else status.error
-        told = None
-        if state == "failed" and error is not None:
-            told = {k: v for k, v in to_wire(error).items() if k in {"message", "code", "param"}}
+        if state == "running":
+            error = AtollError(self.hand.trouble, code="worker_ended") if self.hand.trouble else None
+        told = None if error is None else {k: v for k, v in to_wire(error).items() if k in {"message", "code", "param"}}
         return {
             "id": status.workflow_id,
             "name": order.name,

@@ -26,13 +26,15 @@ RECOVERIES = 50
 class Home:
     """Where runs are kept: `data` is the folder, `url` the database (SQLite in the folder if empty). `stages` is the
     "module:function" that gives a stage by name. `grace` are the seconds that a cancelled step has to stop by itself,
-    `idle` those after which a worker without work ends."""
+    `idle` those after which a worker without work ends, `lost` those after which one begins anew that could not write
+    down how a run ended."""
 
     data: Path
     url: str = ""
     stages: str = ""
     grace: float = 10.0
     idle: float = 30.0
+    lost: float = 15.0
 
     @property
     def runs(self) -> Path:

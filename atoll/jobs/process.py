@@ -37,11 +37,19 @@ class Hand:
     def pid(self) -> int | None:
         return self._child.pid if self._child and self._child.poll() is None else None
 
+    @property
+    def trouble(self) -> str:
+        """What keeps the worker from its work, if anything does."""
+        times = f"{self.deaths} times in a row" if self.deaths > 1 else "unexpectedly"
+        return f"the worker ended {times} and is started again; {self._log} may say why" if self.deaths else ""
+
     def tend(self, work_left: bool) -> None:
         """Start a worker if there is work and none at it, here or in another process. To be called now and then."""
         now = time.monotonic()
         if self._child is not None and self._child.poll() is not None:
             self._mourn(now)
+        elif self._child is not None and now - self._started > STABLE_S:
+            self.deaths = 0
         if work_left and self._child is None and now >= self._not_before and not self._taken():
             self._start(now)
 
@@ -75,7 +83,7 @@ class Hand:
             os.killpg(child.pid, signal.SIGKILL)
         if child.returncode == 0:
             return
-        self.deaths = 1 if now - self._started > STABLE_S else self.deaths + 1
+        self.deaths += 1
         self._not_before = now + min(LONGEST_WAIT_S, 0.5 * 2.0 ** min(self.deaths - 1, 10))
         log.warning("the worker of runs ended with %s; see %s", child.returncode, self._log)
 

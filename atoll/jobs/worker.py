@@ -107,22 +107,29 @@ def doer(order: Order, home: Home) -> Run:
 
 
 def watch(home: Home, current: Current) -> None:
-    """Tell the step under way when its run is cancelled, and end this process with it when it does not listen."""
+    """Tell the step under way when its run is cancelled, and end this process with it when it does not listen. End it
+    too when a run is under way for the database but not here: how it ended could not be written down."""
     dbos = durable.require().DBOS
-    busy = time.monotonic()
+    busy = at_one = time.monotonic()
     while time.monotonic() - busy < home.idle:
         time.sleep(TICK_S)
         run, now = current.run, time.monotonic()
-        if run or dbos.list_workflows(status=["ENQUEUED", "PENDING"], limit=1, load_input=False):
-            busy = now
-        if not run:
+        if run:
+            busy = at_one = now
+            status = dbos.get_workflow_status(run)
+            if status is not None and status.status == "CANCELLED" and not current.cancelled.is_set():
+                current.cancelled_at = now
+                current.cancelled.set()
+            if current.cancelled.is_set() and current.run == run and now - current.cancelled_at > home.grace:
+                log.error("run %s was cancelled and did not stop in %g s; the worker ends with it", run, home.grace)
+                end()
             continue
-        status = dbos.get_workflow_status(run)
-        if status is not None and status.status == "CANCELLED" and not current.cancelled.is_set():
-            current.cancelled_at = now
-            current.cancelled.set()
-        if current.cancelled.is_set() and current.run == run and now - current.cancelled_at > home.grace:
-            log.error("run %s was cancelled and did not stop in %g s; the worker ends with it", run, home.grace)
+        left = dbos.list_workflows(status=["ENQUEUED", "PENDING"], load_input=False)
+        busy = now if left else busy
+        if all(status.status != "PENDING" for status in left):
+            at_one = now
+        elif now - at_one > home.lost:
+            log.error("how run %s ended could not be written down; the worker begins anew", left[0].workflow_id)
             end()
 
 

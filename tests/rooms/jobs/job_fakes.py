@@ -73,6 +73,8 @@ def trip(config: Trip, inputs: Mapping[str, Path], out: Path, report: Reporter) 
             raise OSError(28, "No space left on device", str(out / "big.bin"))
         if config.kind == "crash":
             os.abort()
+        if config.kind == "vanish":
+            raise SystemExit
         if config.kind == "atoll":
             raise InvalidRequest("the scene has no floor", param="scene")
         raise ValueError("the reward is not a number")

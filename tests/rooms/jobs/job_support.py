@@ -17,7 +17,7 @@ from atoll.jobs.process import Hand
 
 
 def open_desk(data: Path, **options: Any) -> Desk:
-    home = Home(data, stages=job_fakes.MODULE, **{"grace": 1.0, "idle": 20.0, **options})
+    home = Home(data, stages=job_fakes.MODULE, **{"grace": 1.0, "idle": 20.0, "lost": 2.0, **options})
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return Desk(home, Hand(home, {**os.environ, "PYTHONPATH": path}), (*job_fakes.STAGES, "rl"), job_fakes.load)
 

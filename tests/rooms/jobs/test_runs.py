@@ -150,12 +150,16 @@ def test_a_failed_run_says_why_and_goes_on_after_the_cause_is_gone(
     assert shared.shelf.row(row["steps"][0]["digest"])["made_at"] == made_at, "what is finished is not done again"
 
 
-def test_a_worker_that_a_stage_tears_down_is_started_again(desk: Desk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["crash", "vanish"])
+def test_a_worker_that_a_stage_tears_down_is_started_again(desk: Desk, tmp_path: Path, kind: str) -> None:
+    """A stage may end its process, or its thread so that nobody can write down how it ended."""
     mended = tmp_path / "mended"
-    id = desk.submit(Order((Step("trip", "trip", {"kind": "crash", "until": str(mended)}),)))["id"]
-    settle(desk, id, lambda _: desk.hand.deaths >= 2)
+    id = desk.submit(Order((Step("trip", "trip", {"kind": kind, "until": str(mended)}),)))["id"]
+    row = settle(desk, id, lambda row: desk.hand.deaths >= 2 and row["state"] == "running")
+    assert row["error"]["code"] == "worker_ended" and "2 times in a row" in row["error"]["message"]
     mended.touch()
-    assert settle(desk, id)["state"] == "done"
+    row = settle(desk, id)
+    assert row["state"] == "done" and row["error"] is None
 
 
 def test_a_corrupt_artifact_fails_the_run_and_is_made_anew_by_resuming(shared: Desk) -> None:
