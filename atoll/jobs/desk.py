@@ -72,7 +72,8 @@ class Desk:
         if len(self._statuses(status=["ENQUEUED", "PENDING"])) >= MAX_UNFINISHED:
             raise Overloaded(f"{MAX_UNFINISHED} runs are waiting already", retry_after=60)
         id = f"run_{time.strftime('%Y%m%d_%H%M%S', time.gmtime())}_{secrets.token_hex(3)}"
-        options = {"workflow_name": durable.WORKFLOW, "queue_name": durable.QUEUE, "app_version": durable.VERSION}
+        name = self.home.application()
+        options = {"workflow_name": durable.WORKFLOW, "queue_name": name, "app_version": name}
         with _database():
             self._client.enqueue({**options, "workflow_id": id, "workflow_id_reuse_policy": "reject"}, to_json(order))
         return self.row(id)
@@ -102,7 +103,7 @@ class Desk:
         if state not in {"failed", "cancelled"}:
             raise Conflict(f"run '{id}' cannot be resumed: it is {state}")
         with _database():
-            self._client.rewind_workflow(id, queue_name=durable.QUEUE)
+            self._client.rewind_workflow(id, queue_name=self.home.application())
         return self.row(id)
 
     def news(self, id: str, cursor: Cursor) -> tuple[list[tuple[str, Any]], Cursor]:

@@ -16,9 +16,7 @@ from atoll.core.runs import Cancelled
 if TYPE_CHECKING:
     from dbos import DBOSConfig, Serializer
 
-VERSION = "1"
 WORKFLOW = "run"
-QUEUE = "runs"
 RECOVERIES = 50
 
 
@@ -45,7 +43,8 @@ class Home:
         return self.url or f"sqlite:///{(self.data / 'jobs.db').absolute()}"
 
     def application(self) -> str:
-        """The name under which this data folder's runs are kept, so that several may share one database."""
+        """The name under which this data folder's runs are kept, so that several may share one database: of DBOS's
+        application, its version (which does not change, so that every worker takes up every run) and its queue."""
         path = self.runs / "application"
         if not path.exists():
             self.runs.mkdir(parents=True, exist_ok=True)
@@ -75,7 +74,7 @@ def config(home: Home) -> DBOSConfig:
     return {
         "name": name,
         "executor_id": name,
-        "application_version": VERSION,
+        "application_version": name,
         "system_database_url": home.database,
         "serializer": serializer(),
         "log_level": "ERROR",

@@ -90,7 +90,7 @@ def launched(home: Home, current: Current) -> Iterator[None]:
             current.run = ""
 
     dbos.launch()
-    dbos.register_queue(durable.QUEUE, worker_concurrency=1, polling_interval_sec=QUEUE_POLL_S)
+    dbos.register_queue(home.application(), worker_concurrency=1, polling_interval_sec=QUEUE_POLL_S)
     try:
         yield
     finally:
@@ -139,6 +139,6 @@ def end() -> None:
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     end()

@@ -274,3 +274,19 @@ def test_what_never_was_is_not_found(shared: Desk) -> None:
     for ask in (shared.row, shared.cancel, shared.resume):
         with pytest.raises(NotFound, match="no run 'run_x'"):
             ask("run_x")
+
+
+def test_runs_kept_in_postgresql(tmp_path: Path, postgres_server: Any) -> None:
+    """Two data folders share a database, and each does its own runs only."""
+    url = postgres_server.new_database()
+    first, second = open_desk(tmp_path / "a", url=url), open_desk(tmp_path / "b", url=url)
+    ids = [desk.submit(chain(20, 0.05))["id"] for desk in (first, second)]
+    settle(first, ids[0], lambda row: row["steps"][0]["done"] > 3)
+    assert first.hand.pid is not None
+    os.kill(first.hand.pid, signal.SIGKILL)
+    rows = [settle(desk, id) for desk, id in zip((first, second), ids, strict=True)]
+    assert [row["state"] for row in rows] == ["done", "done"] and digests(rows[0]) == digests(rows[1])
+    assert [[row["id"] for row in desk.rows()] for desk in (first, second)] == [[ids[0]], [ids[1]]]
+    assert not (tmp_path / "a" / "jobs.db").exists()
+    first.close()
+    second.close()
