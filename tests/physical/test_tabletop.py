@@ -93,11 +93,12 @@ def test_a_dropped_block_ends_the_episode() -> None:
 @pytest.mark.parametrize(("name", "seeds", "mark"), [("reach", 50, 1.0), ("push", 50, 0.95), ("pick-place", 200, 0.95)])
 def test_the_expert_solves_it_and_earns_more_than_chance(name: str, seeds: int, mark: float) -> None:
     sim = Sim(load_task(name), seeds)
-    sim.reset()
+    seen = sim.reset()
     master = expert(sim)
     earned = 0.0
     for _ in range(sim.task.horizon - 1):
-        step = sim.step(master.act()[0])
+        step = sim.step(master.act(seen)[0])
+        seen = step.observation
         earned += step.reward.mean()
     assert step.success.mean() >= mark
     sim, chance, lucky = Sim(load_task(name), 10), np.random.default_rng(0), 0.0
@@ -110,14 +111,14 @@ def test_the_expert_solves_it_and_earns_more_than_chance(name: str, seeds: int, 
 def test_a_noisy_expert_means_something_else_than_it_does_and_repeats_by_seed() -> None:
     def play(seeds: range) -> list[np.ndarray]:
         sim = Sim(load_task("reach"), len(seeds))
-        sim.reset(seeds)
+        seen = sim.reset(seeds)
         master = expert(sim, Noise(waypoint=0.01, action=0.01))
         master.begin(seeds)
         told = []
         for _ in range(20):
-            done, meant = master.act()
+            done, meant = master.act(seen)
             assert 0 < np.abs(done - meant)[:, :7].max() < 0.06
-            sim.step(done)
+            seen = sim.step(done).observation
             told.append(done)
         return told
 

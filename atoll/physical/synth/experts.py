@@ -48,9 +48,19 @@ class Noise:
     waypoint: float = 0.0
     action: float = 0.0
 
+    def act(self, meant: Array, rng: Sequence[np.random.Generator]) -> Array:
+        """What is executed where the actions `meant` (n, 8) are, float32."""
+        done = meant.astype(np.float32)
+        if self.action:
+            done[:, :7] += self.action * np.stack([own.standard_normal(7) for own in rng])
+        return done
+
+
+STEADY = Noise()
+
 
 class Expert:
-    """Plays the waypoints of a task in every simulation, each at its own pace. `begin` at the start of an episode."""
+    """Plays the waypoints of a task in every simulation, each at its own pace (`record.Actor`)."""
 
     def __init__(self, sim: Sim, waypoints: tuple[Waypoint, ...], noise: Noise):
         self.sim, self.waypoints, self.noise = sim, waypoints, noise
@@ -72,8 +82,9 @@ class Expert:
         self.yaw, self.pace, self.spin = np.zeros(n), np.zeros(n), np.zeros(n)
         self.wanted, self.wanted_yaw = self.position.copy(), self.yaw.copy()
 
-    def act(self) -> tuple[Array, Array]:
-        """Actions (n, 8) to execute in the states that the simulations are in, and those that were meant."""
+    def act(self, observation: Array) -> tuple[Array, Array]:
+        """Actions (n, 8) to execute in the states that the simulations are in, which it knows without observing, and
+        those that are meant."""
         self._look()
         stage = self.stage
         arrived = self._approach()
@@ -84,10 +95,10 @@ class Expert:
         self.waited[self.entered] = 0
         self.joints, _ = self.solver.solve(self.joints, self.position, downward(self.yaw), iterations=2)
         meant = np.concatenate([self.joints, grip[:, None]], axis=1)
-        done = meant.copy()
-        if self.noise.action:
-            done[:, :7] += self.noise.action * np.stack([rng.standard_normal(7) for rng in self.rng])
-        return done.astype(np.float32), meant.astype(np.float32)
+        return self.noise.act(meant, self.rng), meant.astype(np.float32)
+
+    def facts(self, i: int) -> dict[str, int]:
+        return {}
 
     def _look(self) -> None:
         """Find where to go, at the beginning of a waypoint or at every step of one that follows."""
@@ -188,7 +199,7 @@ EXPERTS: dict[str, tuple[Waypoint, ...]] = {
 }
 
 
-def expert(sim: Sim, noise: Noise = Noise()) -> Expert:
+def expert(sim: Sim, noise: Noise = STEADY) -> Expert:
     """The expert of the simulation's task. Raises NotFound where there is none."""
     if sim.task.name not in EXPERTS:
         raise NotFound(f"there is no expert for '{sim.task.name}'; there are: {', '.join(EXPERTS)}", param="task")

@@ -61,5 +61,5 @@ def task() -> Task:
         randomise=t.VARIED,
         reset=reset,
         success=success,
-        horizon=150,
+        horizon=200,
     )

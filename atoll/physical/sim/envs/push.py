@@ -43,5 +43,5 @@ def task() -> Task:
         randomise=t.VARIED,
         reset=reset,
         success=success,
-        horizon=120,
+        horizon=150,
     )
