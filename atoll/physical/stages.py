@@ -9,6 +9,7 @@ from atoll.core.runs import Stage
 
 STAGES: dict[str, str] = {
     "sim": "atoll.physical.sim.stage:STAGE",
+    "synth": "atoll.physical.synth.stage:STAGE",
     "pictures": "atoll.physical.synth.pictures:STAGE",
     "rl": "atoll.physical.rl.stage:STAGE",
     "imitate": "atoll.physical.imitation.stage:STAGE",

@@ -18,13 +18,13 @@ from atoll.physical.sim.robots import panda
 from atoll.physical.sim.sim import Sim
 from atoll.physical.synth.episode import Episode
 from atoll.physical.synth.experts import STEADY, Noise
-from atoll.physical.synth.ik import Solver
+from atoll.physical.synth.ik import Solver, angle
 from atoll.physical.synth.segments import Pose, Segment, named, segments_of
 
 Array = np.ndarray
 CHANCE = 2
 """Keeps a player's chance apart from the simulation's, which has the same seed."""
-NEAREST = 3
+NEAREST, METRES_PER_RADIAN = 3, 0.1
 TURN = 1.5
 """rad/s of a bridge"""
 LEAST = 4
@@ -95,7 +95,7 @@ class Player:
     def _bridge(self, i: int, to: Pose, width: Array, speed: float) -> tuple[Array, Array, Array]:
         """The way from where simulation `i` is meant to be to the first pose of `to`, and `to`."""
         away = np.linalg.norm(to[0][0] - self.position[i]) / speed
-        turn = (Rotation.from_matrix(to[1][0]) * Rotation.from_matrix(self.rotation[i]).inv()).magnitude() / TURN
+        turn = angle(to[1][0] @ self.rotation[i].T) / TURN
         steps = max(LEAST, int(np.ceil(max(away, turn) / self.sim.dt)))
         share = np.arange(1, steps + 1) / steps
         share = share**3 * (10 - 15 * share + 6 * share**2)
@@ -138,13 +138,11 @@ def choose(
     thing if that is nearer."""
     spins = Rotation.from_rotvec(np.arange(segment.turns)[:, None] * [0, 0, 2 * np.pi / segment.turns]).as_matrix()
     rotations = anchor[1] @ spins
-    costs, best = [], []
-    for stretch in stretches:
-        angles = Rotation.from_matrix(rotations @ stretch.anchor[1].T).magnitude()
-        best.append(int(angles.argmin()))
-        costs.append(np.linalg.norm(anchor[0] - stretch.anchor[0]) + 0.1 * angles.min())
+    places = np.stack([stretch.anchor[0] for stretch in stretches])
+    angles = angle(rotations[:, None] @ np.stack([stretch.anchor[1].T for stretch in stretches]))
+    costs = np.linalg.norm(anchor[0] - places, axis=1) + METRES_PER_RADIAN * angles.min(axis=0)
     chosen = int(rng.choice(np.argsort(costs, kind="stable")[:NEAREST]))
-    return chosen, rotations[best[chosen]]
+    return chosen, rotations[angles[:, chosen].argmin()]
 
 
 def move(stretch: Stretch, anchor: tuple[Array, Array]) -> Pose:
@@ -158,8 +156,7 @@ def flip(poses: Pose, now: Array) -> Pose:
     fingers do the same either way."""
     position, rotation = poses
     over = rotation @ np.diag([-1.0, -1.0, 1.0])
-    angles = Rotation.from_matrix(np.stack([rotation[0], over[0]]) @ now.T).magnitude()
-    return position, over if angles[1] < angles[0] else rotation
+    return position, over if angle(over[0] @ now.T) < angle(rotation[0] @ now.T) else rotation
 
 
 def _first(flags: Array, after: int, number: int) -> int:

@@ -80,12 +80,13 @@ class Dataset:
                 raise self._damaged(int(episode[k]), f"'{camera}' cannot be decoded: {error}") from None
         return seen
 
-    def episode(self, i: int) -> Episode:
-        """Episode `i`, with its pictures."""
+    def episode(self, i: int, cameras: Sequence[str] | None = None) -> Episode:
+        """Episode `i`, with pictures of `cameras` (None: all)."""
         if not 0 <= i < len(self.lengths):
             raise NotFound(f"'{self.folder.name}' has no episode {i}, but {len(self.lengths)}", param="episode")
-        rows = self.rows(np.arange(self.starts[i], self.starts[i] + self.lengths[i]))
-        images = {camera: rows[IMAGES + camera] for camera in self.cameras}
+        cameras = self.cameras if cameras is None else cameras
+        rows = self.rows(np.arange(self.starts[i], self.starts[i] + self.lengths[i]), cameras)
+        images = {camera: rows[IMAGES + camera] for camera in cameras}
         facts = {k.removeprefix("atoll/"): int(v[i]) for k, v in self.episodes.items() if k.startswith("atoll/")}
         steps = self.lengths[i]
         reward, success = rows.get("next.reward", np.zeros(steps)), rows.get("next.success", np.zeros(steps, bool))

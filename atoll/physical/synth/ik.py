@@ -66,9 +66,16 @@ class Solver:
 
 def rotation_vector(rotation: Array) -> Array:
     """Axis times angle of rotations (..., 3, 3), as (..., 3), rad. Exact below half a turn."""
-    from scipy.spatial.transform import Rotation
+    skew = rotation - np.swapaxes(rotation, -1, -2)
+    axis = np.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], axis=-1) / 2
+    sine = np.linalg.norm(axis, axis=-1, keepdims=True)
+    angle = np.arctan2(sine, (np.trace(rotation, axis1=-2, axis2=-1)[..., None] - 1) / 2)
+    return axis * np.where(sine > 1e-9, angle / np.maximum(sine, 1e-12), 1.0)
 
-    return Rotation.from_matrix(rotation.reshape(-1, 3, 3)).as_rotvec().reshape(*rotation.shape[:-2], 3)
+
+def angle(rotation: Array) -> Array:
+    """Angles of rotations (..., 3, 3), rad, 0 to half a turn."""
+    return np.arccos(np.clip((np.trace(rotation, axis1=-2, axis2=-1) - 1) / 2, -1, 1))
 
 
 def downward(yaw: Array) -> Array:

@@ -12,7 +12,7 @@ from atoll.physical.sim.sim import Sim
 from atoll.physical.synth.episode import Episode
 
 Array = np.ndarray
-SETTLE = 5
+SETTLE = 15
 """So many steps in a row an episode has to be a success; then it ends."""
 
 

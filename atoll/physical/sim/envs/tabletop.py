@@ -54,8 +54,11 @@ def scene(block: bool = True, ball: bool = False) -> mujoco.MjSpec:
     spec.option.timestep, spec.option.integrator = TIMESTEP, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     world = spec.worldbody
-    world.add_light(pos=[0.6, -0.6, 1.6], dir=[-0.2, 0.4, -1], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
-    world.add_light(pos=[0.4, 0.8, 1.4], dir=[0, -0.5, -1], diffuse=[0.35, 0.35, 0.35], specular=[0, 0, 0])
+    spec.visual.headlight.ambient[:], spec.visual.headlight.diffuse[:] = 0.25, 0.25
+    spec.visual.headlight.specular[:] = 0
+    for pos, dir, power in (([0.6, -0.6, 1.6], [-0.2, 0.4, -1], 0.45), ([0.4, 0.8, 1.4], [0, -0.5, -1], 0.15)):
+        sun = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+        world.add_light(pos=pos, dir=dir, type=sun, diffuse=[power] * 3, specular=[0.1] * 3)
     world.add_geom(
         name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1], pos=[0, 0, -0.7], rgba=[0.36, 0.4, 0.44, 1],
         contype=0, conaffinity=0,
@@ -64,7 +67,7 @@ def scene(block: bool = True, ball: bool = False) -> mujoco.MjSpec:
         name="table", type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.5, 0.6, 0.02], pos=[0.35, 0, -0.02],
         rgba=[0.72, 0.6, 0.47, 1],
     )  # fmt: skip
-    world.add_camera(name="front", pos=[1.25, 0, 0.75], xyaxes=[0, 1, 0, -0.62, 0, 0.78], fovy=45)
+    world.add_camera(name="front", pos=[1.0, 0, 0.55], xyaxes=[0, 1, 0, -0.65, 0, 0.76], fovy=45)
     spec.body("hand").add_camera(name="wrist", pos=[0.07, 0, 0.01], xyaxes=[0, -1, 0, -0.95, 0, -0.31], fovy=70)
     for name in ("link1", "link2", "link3", "link4"):
         for geom in spec.body(name).geoms:
