@@ -20,9 +20,24 @@ def reinforced(task: str, about: str, gate: dict[str, Any], **settings: Any) -> 
     )
 
 
+def imitated(task: str, about: str, **settings: Any) -> Recipe:
+    """Make demonstrations, learn from them, put what was learned to the test, serve it under the task's name."""
+    return Recipe(
+        task,
+        about,
+        (
+            Step("show", "synth", {"task": task}),
+            Step("learn", "imitate", settings, {"dataset": "show"}),
+            Step("judge", "validate", {}, {"policy": "learn"}),
+            Step("serve", "serve", {"name": task}, {"policy": "learn", "report": "judge"}),
+        ),
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
+        imitated("pick-place", "Ten demonstrations become a thousand; an arm learns from them, and is served."),
         reinforced("reach", "An arm learns to reach a point by trial and error, and is served.", {}, steps=600_000),
         reinforced("half-cheetah", "A cheetah learns to run, and is served.", {"mark": 4000.0}),
     )
