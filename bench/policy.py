@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from common import BENCH, REPO, BenchError, environment, exit_on_sigterm, free_port, pinned_versions, process
+from common import BENCH, REPO, BenchError, Tree, environment, exit_on_sigterm, free_port, pinned_versions, process
 from common import provenance as where
 
 from atoll import __version__
@@ -36,6 +36,7 @@ from atoll.physical.policy import MlpPolicy, save_policy
 from atoll.physical.serve.record import fingerprint
 
 RATES = (50, 200, 500)
+FIGURES = ("p50", "p99", "p99.9", "max", "server_cpu_us")
 SIZES = (17, 64, 64, 6)
 SERVER_CORE, ROBOT_CORE = 0, 1
 FIFO = ("chrt", "-f", "50")
@@ -66,8 +67,8 @@ def write(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def atoll(folder: Path, prefix: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """A cloud that serves the policy: its address as ws://, and a key."""
+def atoll(folder: Path, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, int], str]]:
+    """A cloud that serves the policy: its address as ws://, its process, and a key."""
     policy, report = write(folder)
     options = ("--json", "--port", "0", "--data", str(folder / "data"), "--models", "silero-vad")
     argv = [*prefix, sys.executable, "-m", "atoll.cli", "up", *options]
@@ -80,12 +81,12 @@ def atoll(folder: Path, prefix: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         env = {**os.environ, "ATOLL_URL": told["url"], "ATOLL_API_KEY": told["key"]}
         command = [sys.executable, "-m", "atoll.cli", "policies", "promote", "bench", str(policy), str(report)]
         subprocess.run(command, env=env, check=True, timeout=60, stdout=subprocess.DEVNULL, cwd=REPO)
-        yield told["url"].replace("http", "ws", 1), told["key"]
+        yield (told["url"].replace("http", "ws", 1), child.pid), told["key"]
 
 
 @contextmanager
-def peer(script: str, prefix: tuple[str, ...], log: Path, *arguments: Path) -> Iterator[str]:
-    """A script beside this one, that listens on a port; its address."""
+def peer(script: str, prefix: tuple[str, ...], log: Path, *arguments: Path) -> Iterator[tuple[str, int]]:
+    """A script beside this one, that listens on a port; its address and process."""
     port, python = free_port(), environment("openpi") / "bin/python"
     with process([*prefix, python, BENCH / script, port, *arguments], SERVER_CORE, log) as child:
         until = time.monotonic() + 30
@@ -97,11 +98,12 @@ def peer(script: str, prefix: tuple[str, ...], log: Path, *arguments: Path) -> I
                 if child.poll() is not None or time.monotonic() > until:
                     raise BenchError(f"{script} does not listen: {log.read_text()[-2000:]}") from None
                 time.sleep(0.1)
-        yield f"ws://127.0.0.1:{port}"
+        yield f"ws://127.0.0.1:{port}", child.pid
 
 
-def drive(prefix: tuple[str, ...], **told: object) -> dict:
-    """One run of the robot."""
+def drive(prefix: tuple[str, ...], server: int, **told: object) -> dict:
+    """One run of the robot; and the CPU time of the process `server`, in microseconds a tick."""
+    used = Tree(server).cpu_s()
     argv = [*prefix, str(environment("openpi") / "bin/python"), "-W", "ignore", str(BENCH / "policy_load.py")]
     done = subprocess.run(
         [*argv, json.dumps(told)], capture_output=True, text=True, timeout=600,
@@ -109,7 +111,8 @@ def drive(prefix: tuple[str, ...], **told: object) -> dict:
     )  # fmt: skip
     if done.returncode:
         raise BenchError(f"the robot failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    return {**told, "server_cpu_us": round((Tree(server).cpu_s() - used) / max(told.get("ticks", 1), 1) * 1e6, 1)}
 
 
 def stolen() -> tuple[int, int]:
@@ -118,13 +121,16 @@ def stolen() -> tuple[int, int]:
     return fields[7], sum(fields)
 
 
-def doors(base: str, key: str, openpi: str, floor: str) -> dict[str, dict]:
-    act = f"{base}/atoll/v1/policies/bench"
+def doors(base: tuple[str, int], key: str, openpi: tuple[str, int], floor: tuple[str, int]) -> dict[str, dict]:
+    """Address and process of each server, and who asks it."""
+    act = f"{base[0]}/atoll/v1/policies/bench"
     return {
-        "atoll": {"client": "native", "url": f"{act}/act", "key": key},
-        "atoll, openpi's protocol": {"client": "openpi", "url": f"{act}/openpi?consent=true", "key": key},
-        "openpi-server": {"client": "openpi", "url": openpi, "key": ""},
-        "floor": {"client": "floor", "url": floor, "key": ""},
+        "atoll": {"client": "native", "url": f"{act}/act", "key": key, "server": base[1]},
+        "atoll, openpi's protocol": {
+            "client": "openpi", "url": f"{act}/openpi?consent=true", "key": key, "server": base[1]
+        },
+        "openpi-server": {"client": "openpi", "url": openpi[0], "key": "", "server": openpi[1]},
+        "floor": {"client": "floor", "url": floor[0], "key": "", "server": floor[1]},
     }
 
 
@@ -150,7 +156,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
 
 def summary(runs: list[dict]) -> dict:
     """Medians over the runs; what was missed, in all."""
-    middle = {name: round(statistics.median(r[name] for r in runs), 3) for name in ("p50", "p99", "p99.9", "max")}
+    middle = {name: round(statistics.median(r[name] for r in runs), 3) for name in FIGURES}
     return {**middle, "missed": sum(r["missed"] for r in runs), "runs": runs}
 
 
@@ -188,7 +194,7 @@ def main() -> None:
     for hz, row in found["rates"].items():
         for name, value in row.items():
             print(f"{hz:>4} Hz  {name:26} p50 {value['p50']}  p99 {value['p99']}  p99.9 {value['p99.9']} ms, "
-                  f"missed {value['missed']}")  # fmt: skip
+                  f"missed {value['missed']}, server {value['server_cpu_us']} us CPU")  # fmt: skip
     missed = ", ".join(f"{name} missed {row['missed']}" for name, row in found["long_200_hz"].items())
     print(f"200 Hz for {args.long:g} s: {missed}")
     print(f"stop: {found['stop_200_hz']}\nmarks: {found['marks']}  ({time.strftime('%H:%M')})")

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.client import ClientProtocol
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
@@ -64,7 +64,8 @@ class Socket:
         self.protocol.receive_data(data)
         if self.protocol.handshake_exc:
             raise self.protocol.handshake_exc
-        self.heard.extend(e.data for e in self.protocol.events_received() if isinstance(e, Frame) and e.data)
+        frames = [e for e in self.protocol.events_received() if isinstance(e, Frame)]
+        self.heard.extend(bytes(f.data) for f in frames if f.opcode is Opcode.BINARY)
         self._flush()
 
     def _flush(self) -> None:

@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from served import ADMIN, ADMIN_SECRET, MANIFEST, USER, gated, mlp, policies, service
 from support import OTHER_SECRET, SECRET
 from websockets.asyncio.client import connect as websocket
 
 from atoll.core.errors import AtollError, Conflict, EngineFailed, Forbidden, InvalidRequest, NotFound
+from atoll.core.manifest import Image
+from atoll.physical.imitation.networks import NETWORKS, Sizes
+from atoll.physical.imitation.policies import TorchPolicy
 from atoll.physical.serve.client import connect
 from atoll.physical.serve.wire import pack, unpack
 
@@ -197,6 +201,26 @@ async def test_a_slow_policy_answers_the_newest_and_in_time_or_safely(tmp_path: 
             await socket.send(pack(message))
             told = [unpack(await socket.recv())]
             assert (told[0]["type"], told[0]["seq"], told[0]["reason"]) == ("safe", 3, "deadline")
+
+
+async def test_a_network_that_sees_is_served(tmp_path: Path):
+    """Chunks of a torch policy, from a picture that came over the wire."""
+    manifest = replace(MANIFEST, kind="act", chunk=4, images=(Image("front", 64, 64),), network={"width": 16})
+    sizes = Sizes(manifest.observation_size, manifest.action_size, 4, 16, ("front",))
+    torch.manual_seed(0)
+    weights = {f"net.{name}": value.numpy() for name, value in NETWORKS["act"](sizes).state_dict().items()}
+    weights |= {"observation.mean": np.zeros(4, np.float32), "observation.scale": np.ones(4, np.float32)}
+    weights |= {"action.shift": np.zeros(2, np.float32), "action.scale": np.ones(2, np.float32)}
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    policy = TorchPolicy(manifest, weights)
+    async with policies(tmp_path, policy) as (_, url), connect(url, SECRET, consent=True) as robot:
+        with pytest.raises(AtollError, match="'front' must be"):
+            await robot.act(seen(), at=1.0)
+        told = await robot.act(seen(), at=1.1, images={"front": picture})
+    assert (told.actions.shape, told.safe) == ((4, 2), "")
+    given = policy.act(np.array([[0, 0, 0.5, -0.5]], np.float32), {"front": picture[None]})[0]
+    assert np.abs(np.diff(told.actions, axis=0, prepend=0)).max() <= 0.04 + 1e-6
+    assert np.sign(told.actions[0]).tolist() == np.sign(given[0]).tolist()
 
 
 async def test_a_policy_that_raises_is_safe_and_in_the_audit(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -147,16 +148,20 @@ class Served:
             picture = array(given.get(image.name, ()), f"images.{image.name}")
             if picture.shape != shape or picture.dtype.kind not in "iu":
                 raise InvalidRequest(f"'{image.name}' must be {shape} of uint8", param=f"images.{image.name}")
-            images[image.name] = picture.astype(np.uint8, copy=False)[None]
+            images[image.name] = picture.astype(np.uint8)[None]
         return images
 
 
 def load(name: str, version: str, folder: Path, audit: Audit) -> Served:
-    """Raises AtollError: NotInstalled where the extra is missing, else what is wrong with the policy."""
+    """Raises AtollError: NotInstalled where the extra is missing, else what is wrong with the policy. A network for one
+    robot is too small for several threads, which would only wait for each other."""
     try:
         from atoll.physical.policy import load_policy
 
-        return Served(name, version, load_policy(folder), audit)
+        policy = load_policy(folder)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(1)
+        return Served(name, version, policy, audit)
     except ModuleNotFoundError as error:
         raise NotInstalled(f"'{error.name}' is not installed; run: make physical") from None
     except FAILURES as error:
