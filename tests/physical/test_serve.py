@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from served import ADMIN, ADMIN_SECRET, MANIFEST, USER, gated, mlp, policies, service
+from served import ADMIN, ADMIN_SECRET, KEYS, MANIFEST, USER, gated, mlp, policies, service
 from support import OTHER_SECRET, SECRET
 from websockets.asyncio.client import connect as websocket
 
@@ -22,6 +22,7 @@ from atoll.core.errors import AtollError, Conflict, EngineFailed, Forbidden, Inv
 from atoll.core.manifest import Image
 from atoll.physical.imitation.networks import NETWORKS, Sizes
 from atoll.physical.imitation.policies import TorchPolicy
+from atoll.physical.serve import server
 from atoll.physical.serve.client import connect
 from atoll.physical.serve.wire import pack, unpack
 
@@ -201,6 +202,35 @@ async def test_a_slow_policy_answers_the_newest_and_in_time_or_safely(tmp_path: 
             await socket.send(pack(message))
             told = [unpack(await socket.recv())]
             assert (told[0]["type"], told[0]["seq"], told[0]["reason"]) == ("safe", 3, "deadline")
+
+
+async def test_who_leaves_while_the_policy_thinks_is_forgotten(tmp_path: Path):
+    async with policies(tmp_path) as (made, url):
+        served = made.served("arm")
+        slow = served.policy = Slow()  # type: ignore[assignment]
+        served.quick, served._pool = False, ThreadPoolExecutor(1)
+        async with websocket(f"{url}?consent=true", additional_headers=HEADERS) as socket:
+            await socket.recv()
+            await socket.send(pack({"type": "observe", "seq": 1, "time": 1.0, "observation": seen()}))
+            async with asyncio.timeout(5):
+                while not slow.asked:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            [line] = served.lines
+        await asyncio.to_thread(served._pool.shutdown)
+        await asyncio.sleep(0.05)
+        assert not served.lines
+        assert line._timer is None or line._timer.cancelled()
+    assert '"event":"session_ends"' in (tmp_path / "data/arm/audit.jsonl").read_text().splitlines()[-1]
+
+
+async def test_a_key_that_is_revoked_moves_nothing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with policies(tmp_path) as (_, url), connect(url, SECRET, consent=True) as robot:
+        await robot.act(seen())
+        monkeypatch.setattr(server, "RECHECK_S", 0.0)
+        monkeypatch.delitem(KEYS, SECRET)
+        with pytest.raises(EngineFailed, match="revoked"):
+            for _ in range(3):
+                await robot.act(seen())
 
 
 async def test_a_network_that_sees_is_served(tmp_path: Path):

@@ -19,15 +19,19 @@ class Audit:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = open(path, "ab", buffering=0, opener=_private)  # noqa: SIM115
 
     def write(self, event: str, by: str, **facts: Any) -> None:
         """`by` is the id of the key whose holder did it. A line that cannot be written goes to the log."""
         line = orjson.dumps({"at": time.time(), "event": event, "by": by, **facts}) + b"\n"
         try:
-            os.write(self._file, line)
-        except OSError as error:
-            log.error("%s: %s; the line was %s", self.path, error.strerror, line.decode().strip())
+            self._file.write(line)
+        except (OSError, ValueError) as error:
+            log.error("%s: %s; the line was %s", self.path, error, line.decode().strip())
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

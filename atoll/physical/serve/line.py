@@ -101,7 +101,9 @@ class Line:
         deadline = None if given is None else number(message, "deadline_ms") / 1e3
         if deadline is not None and deadline <= 0:
             raise InvalidRequest("'deadline_ms' must be above 0", param="deadline_ms")
-        seen = self._seen[seq] = self._served.read(message)
+        seen = self._served.read(message)
+        if seq > self._session.seq:
+            self._seen[seq] = seen
         self.tell(Observed(seq, at, now, deadline, self._served.measured(seen)))
         waiting = self._session.waiting
         self._seen = {} if waiting is None else {waiting.seq: self._seen[waiting.seq]}
@@ -128,6 +130,8 @@ class Line:
             self._note("session_ends", answered=self._answered, met=dict(self._met))
 
     def tell(self, event: Event) -> None:
+        if self not in self._served.lines:
+            return  # a slow policy answers a client that has left
         for command in step(self._session, event):
             match command:
                 case Infer():
