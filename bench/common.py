@@ -61,8 +61,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def environment(name: str) -> Path:
-    """The folder of a virtual environment with bench/peers/<name>.txt installed, made on first use and then reused."""
+def environment(name: str, *, deps: bool = True) -> Path:
+    """The folder of a virtual environment with bench/peers/<name>.txt installed, made on first use and then reused.
+    Without `deps`, nothing is installed that the file does not name."""
     requirements = BENCH / "peers" / f"{name}.txt"
     folder, stamp = CACHE / name, CACHE / name / "requirements.sha256"
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
@@ -71,7 +72,7 @@ def environment(name: str) -> Path:
     print(f"installing {name} into {folder} ...", file=sys.stderr, flush=True)
     venv.create(folder, clear=True, with_pip=True)
     pip = [folder / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", requirements], check=True, timeout=1200)
+    subprocess.run([*pip, *([] if deps else ["--no-deps"]), "-r", requirements], check=True, timeout=1200)
     stamp.write_text(digest)
     return folder
 

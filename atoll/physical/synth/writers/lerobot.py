@@ -4,7 +4,7 @@ Episodes are added in parts. A part is a file of rows and a video for each camer
 journal lies in `.work`, which appears last and at once. `finish` makes the tables of the whole out of the journal,
 `meta/info.json` last of all: a folder that has it is whole. Equal episodes give equal files.
 
-Source: huggingface/lerobot 0.4.4, datasets/{lerobot_dataset, utils, compute_stats}.py (codebase version v3.0).
+Source: huggingface/lerobot 0.4.4, datasets/{lerobot_dataset, utils}.py (codebase version v3.0).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from atoll.core.errors import Conflict, InvalidRequest, SetupError
 from atoll.core.manifest import Channel, Image
 from atoll.physical.policy import write
 from atoll.physical.synth.episode import Episode
+from atoll.physical.synth.statistics import of_all, of_episode
 from atoll.physical.synth.video import encode_video
 
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
@@ -34,9 +35,6 @@ DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 IMAGES = "observation.images."
 CHUNK = 1000
-QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-STRIDE = 4
-"""Statistics of pictures are of every fourth row and column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ class Writer:
         with _room("the tables of the data set", self.episodes):
             self._write(EPISODES, _parquet([table], checksum=False))
             self._write(TASKS, _parquet([_tasks(self.form.about)], checksum=False))
-            self._write(STATS, _json(_total(table)))
+            self._write(STATS, _json(of_all(table)))
             self._write(INFO, _json(info))
 
     def discard(self) -> None:
@@ -208,7 +206,8 @@ class Writer:
                 row |= {f"{key}/chunk_index": chunk, f"{key}/file_index": file}
                 row[f"{key}/from_timestamp"] = start / self.form.rate_hz
                 row[f"{key}/to_timestamp"] = (start + steps) / self.form.rate_hz
-            for name, value in _statistics(table, episode, self.form).items():
+            pictures = {IMAGES + image.name: episode.images[image.name] for image in self.form.images}
+            for name, value in of_episode(table, pictures).items():
                 row |= {f"stats/{name}/{kind}": numbers for kind, numbers in value.items()}
             told.append(row | {f"atoll/{name}": value for name, value in sorted(episode.facts.items())})
             first, start = first + steps, start + steps
@@ -280,44 +279,3 @@ def _tasks(about: str) -> pa.Table:
     ]
     frame = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.2.0"}
     return table.replace_schema_metadata({"pandas": json.dumps(frame)})
-
-
-def _statistics(rows: pa.Table, episode: Episode, form: Format) -> dict[str, dict[str, Any]]:
-    """Of each feature: min, max, mean, std and quantiles, and how many rows there were."""
-    told = {}
-    for name in rows.column_names:
-        column = rows[name].combine_chunks()
-        flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
-        told[name] = _spread(flat.to_numpy(zero_copy_only=False).reshape(len(column), -1), len(column))
-    for image in form.images:
-        pixels = episode.images[image.name][:, ::STRIDE, ::STRIDE].reshape(-1, 3) / 255
-        spread = _spread(pixels, len(episode))
-        told[IMAGES + image.name] = {
-            kind: [[[value]] for value in numbers] if kind != "count" else numbers for kind, numbers in spread.items()
-        }
-    return told
-
-
-def _spread(rows: np.ndarray, count: int) -> dict[str, list[float]]:
-    rows = rows.astype(np.float64)
-    told = {"min": rows.min(axis=0), "max": rows.max(axis=0), "mean": rows.mean(axis=0), "std": rows.std(axis=0)}
-    told |= dict(zip(QUANTILES, np.quantile(rows, list(QUANTILES.values()), axis=0), strict=True))
-    return {**{name: value.tolist() for name, value in told.items()}, "count": [count]}
-
-
-def _total(episodes: pa.Table) -> dict[str, dict[str, Any]]:
-    """Statistics of all episodes out of those of each. Quantiles are their mean by length, as in LeRobot."""
-    kinds: dict[str, dict[str, np.ndarray]] = {}
-    for name in episodes.column_names:
-        if name.startswith("stats/"):
-            _, feature, kind = name.split("/")
-            kinds.setdefault(feature, {})[kind] = np.array(episodes[name].to_pylist())
-    told = {}
-    for feature, of in kinds.items():
-        weight = of["count"].reshape(-1, *[1] * (of["mean"].ndim - 1)) / of["count"].sum()
-        mean = (of["mean"] * weight).sum(axis=0)
-        variance = ((of["std"] ** 2 + (of["mean"] - mean) ** 2) * weight).sum(axis=0)
-        total = {"min": of["min"].min(axis=0), "max": of["max"].max(axis=0), "mean": mean, "std": np.sqrt(variance)}
-        total |= {name: (of[name] * weight).sum(axis=0) for name in QUANTILES}
-        told[feature] = {**{kind: value.tolist() for kind, value in total.items()}, "count": [int(of["count"].sum())]}
-    return told
