@@ -364,3 +364,20 @@ class Tools(Protocol):
         """What happened in one episode. `consent` holds for this call. Raises InvalidRequest naming the argument,
         Forbidden where nobody agreed to motion, NotFound, Overloaded, DeadlineExceeded or EngineFailed."""
         ...
+
+
+SOCKET = "atoll.socket"
+"""Where the scope of a WebSocket has its `Socket`."""
+
+
+class Socket(Protocol):
+    """A WebSocket under the application: messages are handed over where they arrive, and answered there. It costs a
+    queue, a task and two system calls less a message than ASGI does. Once the connection is accepted."""
+
+    def listen(self, hear: Callable[[bytes | str], None]) -> None:
+        """Give every message from now on to `hear`, which must not wait."""
+        ...
+
+    def say(self, frame: bytes | str) -> None:
+        """Send. A client that has left too much unread is cut off."""
+        ...

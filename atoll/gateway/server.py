@@ -14,8 +14,11 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 from atoll.core.errors import SetupError
+from atoll.core.ports import SOCKET
 from atoll.gateway.http import BODY, CYCLE, WIRE
 
 HEAD_SECONDS = 10.0
@@ -212,6 +215,43 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
 
+class Socket(WebSocketsSansIOProtocol):
+    """Implements `core.ports.Socket`, which the application finds in its scope."""
+
+    hear: Callable[[bytes | str], None] | None = None
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope[SOCKET] = self
+
+    def listen(self, hear: Callable[[bytes | str], None]) -> None:
+        self.hear = hear
+
+    def say(self, frame: bytes | str) -> None:
+        if self.close_sent or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() > WRITE_BUFFER:
+            self.transport.abort()
+            return
+        with contextlib.suppress(InvalidState):
+            self.conn.send_text(frame.encode()) if isinstance(frame, str) else self.conn.send_binary(frame)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+
+    def send_receive_event_to_app(self) -> None:
+        if self.hear is None or self.close_sent:
+            super().send_receive_event_to_app()
+            return
+        data, self.frames = b"".join(self.frames), []
+        try:
+            frame = data.decode() if self.curr_msg_data_type == "text" else data
+        except UnicodeDecodeError:
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+            return
+        self.hear(frame)
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Port 0 takes a free one. Raises SetupError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -267,7 +307,8 @@ def build_server(app: ASGIApp, drain_seconds: float) -> Server:
         app,
         loop="none",
         http=Protocol,
-        ws="websockets-sansio",
+        ws=Socket,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,

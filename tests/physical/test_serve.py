@@ -352,14 +352,22 @@ async def test_the_audit_tells_who_moved_what(tmp_path: Path):
     assert ADMIN_SECRET not in str(lines)
 
 
-async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path):
+async def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path):
     async with policies(tmp_path) as (made, url), websocket(url, additional_headers=HEADERS) as socket:
         await socket.recv()
-        await socket.send(pack({"type": "begin", "consent": True}))
-        await socket.recv()
         [line] = made.served("arm").lines
-        for _ in range(300):
-            line._send({"type": "safe", "seq": None})
+        for _ in range(100):
+            line._send({"type": "safe", "seq": None, "actions": np.zeros(50_000)})
+        async with asyncio.timeout(5):
+            while made.served("arm").lines:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert "session_ends" in (tmp_path / "data/arm/audit.jsonl").read_text()
+
+
+async def test_text_that_is_none_ends_the_connection(tmp_path: Path):
+    async with policies(tmp_path) as (_, url), websocket(url, additional_headers=HEADERS) as socket:
+        await socket.recv()
+        await socket.send(b"\xff\xfe", text=True)
         async with asyncio.timeout(5):
             await socket.wait_closed()
-        assert socket.close_code == 1013
+        assert socket.close_code == 1007

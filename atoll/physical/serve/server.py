@@ -7,26 +7,27 @@ the messages. What else speaks through here (adapters) brings a `Dialect`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import orjson
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from atoll.core.errors import AtollError, InvalidRequest, Overloaded
+from atoll.core.ports import SOCKET, Socket
 from atoll.core.types import Key
 from atoll.physical.serve.line import Line, refusal
 from atoll.physical.serve.service import Service
 from atoll.physical.serve.wire import pack, unpack
 
+log = logging.getLogger("atoll.physical")
+
 MAX_SESSIONS = 64
-MAX_UNREAD = 256
 RECHECK_S = 5.0
-GOING_AWAY, REFUSED, TOO_SLOW = 1012, 1008, 1013
+GOING_AWAY = 1012
 
 Identify = Callable[[str | None], Key]
 Frame = bytes | str
@@ -72,130 +73,108 @@ class Endpoint:
             served = self.service.served(scope["path_params"]["id"])
             if len(served.lines) >= MAX_SESSIONS:
                 raise Overloaded(f"policy '{served.name}' has {MAX_SESSIONS} sessions already")
-            query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-            dialect = self.dialect()
-            if isinstance(dialect, Native):
-                dialect.text = query.get("format") == "json"
         except AtollError as error:
             await _reject(receive, send, error)
             return
         await receive()
         await send({"type": "websocket.accept"})
-        connection = Connection(dialect, send)
-        line = Line(served, key, connection.put, connection.leave)
+        talk = Talk(self.service, self.dialect(), scope[SOCKET], send)
+        talk.check = lambda: ticketed or self.identify(secret)
+        talk.line = Line(served, key, talk.put, talk.leave)
         try:
-            connection.put(line.metadata())
-            if query.get("consent") == "true":
-                line.begin({"consent": True, "simulated": query.get("simulated") == "true"})
-            await connection.flush()
-            await self._converse(connection, line, receive, lambda: ticketed or self.identify(secret))
+            talk.open(dict(parse_qsl(scope["query_string"].decode("latin-1"))))
+            while (message := await receive())["type"] == "websocket.receive":
+                talk.hear(message["bytes"] if message.get("text") is None else message["text"])
         finally:
-            line.close()
-            connection.close()
+            talk.close()
 
-    async def _converse(
-        self, connection: Connection, line: Line, receive: Receive, check: Callable[[], Key]
-    ) -> None:
-        checked = time.monotonic()
-        while (frame := _frame(await receive())) is not None:
-            try:
-                if time.monotonic() - checked > RECHECK_S:
-                    check()
-                    checked = time.monotonic()
-            except AtollError as error:
-                line.end(error.message)
-            message: dict[str, Any] = {}
-            try:
-                message = connection.dialect.read(frame)
-                await self._take(connection, line, message)
-            except AtollError as error:
-                connection.put(refusal(error, message.get("seq")))
-            await connection.flush()
 
-    async def _take(self, connection: Connection, line: Line, message: dict[str, Any]) -> None:
+class Talk:
+    """One connection. What is heard is answered where it arrives."""
+
+    line: Line
+    check: Callable[[], Key]
+
+    def __init__(self, service: Service, dialect: Dialect, socket: Socket, send: Send) -> None:
+        self._service, self._dialect, self._socket, self._send = service, dialect, socket, send
+        self._checked = time.monotonic()
+        self._over = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self, query: dict[str, str]) -> None:
+        if isinstance(self._dialect, Native):
+            self._dialect.text = query.get("format") == "json"
+        self.put(self.line.metadata())
+        if query.get("consent") == "true":
+            self.line.begin({"consent": True, "simulated": query.get("simulated") == "true"})
+        self._socket.listen(self.hear)
+
+    def hear(self, frame: Frame) -> None:
+        message: dict[str, Any] = {}
+        try:
+            message = self._dialect.read(frame)
+            self._take(message)
+        except AtollError as error:
+            self.put(refusal(error, message.get("seq")))
+
+    def put(self, message: dict[str, Any]) -> None:
+        frame = None if self._over else self._dialect.write(message)
+        if frame is not None:
+            self._socket.say(frame)
+
+    def leave(self, why: str) -> None:
+        if not self._over:
+            self._over = True
+            self._spawn(self._send({"type": "websocket.close", "code": GOING_AWAY, "reason": why[:120]}))
+
+    def close(self) -> None:
+        self._over = True
+        self.line.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
         match message["type"]:
             case "observe":
-                with connection.attended():
-                    line.observe(message)
+                self._recheck()
+                self.line.observe(message)
             case "begin":
-                line.begin(message)
+                self.line.begin(message)
             case "stop":
-                token = await self.service.stop(line.name, line.by, str(message.get("reason", ""))[:200])
-                connection.put({"type": "token", "token": token})
+                self._spawn(self._stop(str(message.get("reason", ""))[:200]))
             case "reset":
-                await self.service.reset(line.name, str(message.get("token", "")), line.by)
+                self._spawn(self._reset(str(message.get("token", ""))))
             case other:
                 known = "begin, observe, stop, reset"
                 raise InvalidRequest(f"there is no message '{other[:40]}'; there are: {known}", param="type")
 
+    def _recheck(self) -> None:
+        """A key that is revoked moves nothing any more."""
+        if time.monotonic() - self._checked > RECHECK_S:
+            self._checked = time.monotonic()
+            try:
+                self.check()
+            except AtollError as error:
+                self.line.end(error.message)
 
-class Connection:
-    """What is to be sent, in order. Those who decide put it here and never wait; a client that does not read what it is
-    sent is let go."""
+    async def _stop(self, reason: str) -> None:
+        token = await self._service.stop(self.line.name, self.line.by, reason)
+        self.put({"type": "token", "token": token})
 
-    def __init__(self, dialect: Dialect, send: Send) -> None:
-        self.dialect = dialect
-        self._send = send
-        self._unsent: deque[Message] = deque()
-        self._sending = self._over = self._attended = False
-        self._task: asyncio.Task[None] | None = None
+    async def _reset(self, token: str) -> None:
+        await self._service.reset(self.line.name, token, self.line.by)
 
-    def put(self, message: dict[str, Any]) -> None:
-        frame = self.dialect.write(message)
-        if frame is not None:
-            self._append({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+    def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
+        """What waits (for the disk) is done beside the conversation."""
+        task = asyncio.get_running_loop().create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._told)
 
-    def leave(self, why: str) -> None:
-        self._append({"type": "websocket.close", "code": GOING_AWAY, "reason": why[:120]})
-        self._over = True
-
-    @contextlib.contextmanager
-    def attended(self) -> Iterator[None]:
-        """Whoever puts something within flushes it."""
-        self._attended = True
-        try:
-            yield
-        finally:
-            self._attended = False
-
-    async def flush(self) -> None:
-        """Send what is there; returns at once where that is being done."""
-        if self._sending:
-            return
-        self._sending = True
-        try:
-            while self._unsent:
-                await self._send(self._unsent.popleft())
-        finally:
-            self._sending = False
-
-    def close(self) -> None:
-        self._over = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def _append(self, message: Message) -> None:
-        if self._over:
-            return
-        if len(self._unsent) >= MAX_UNREAD:
-            self._unsent.clear()
-            message = {"type": "websocket.close", "code": TOO_SLOW, "reason": "the client does not read"}
-            self._over = True
-        self._unsent.append(message)
-        if not self._attended and not self._sending and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._flush_unattended())
-
-    async def _flush_unattended(self) -> None:
-        with contextlib.suppress(OSError):
-            await self.flush()
-
-
-def _frame(message: Message) -> Frame | None:
-    """None when the client has left."""
-    if message["type"] != "websocket.receive":
-        return None
-    text = message.get("text")
-    return message["bytes"] if text is None else text
+    def _told(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, AtollError):
+            self.put(refusal(error))
+        elif error is not None and not isinstance(error, OSError):
+            log.error("session %s failed", self.line.id, exc_info=error)
 
 
 def _secret(scope: Scope) -> str | None:
