@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import Live, start
+from processes import alive, child_of
 
 from atoll.cli import main
 
@@ -88,6 +89,24 @@ def test_a_cloud_goes_on_with_what_is_cancelled_and_resumed(cloud: Live) -> None
     assert told(cloud.data, "runs", "cancel", id)["state"] == "cancelled"
     assert told(cloud.data, "runs", "resume", id, "--detach")["state"] in {"queued", "running"}
     assert told(cloud.data, "runs", "follow", id)["state"] == "done"
+
+
+def test_a_killed_cloud_goes_on_with_its_runs_when_it_is_back(tmp_path: Path) -> None:
+    first = start(tmp_path, "--models", "silero-vad")
+    id = told(tmp_path, *LEARN, "--steps", "60000", "--detach")["id"]
+    deadline = time.monotonic() + 60
+    while not told(tmp_path, "runs", "show", id)["steps"][0]["done"]:
+        assert time.monotonic() < deadline
+    worker = child_of(first.process.pid, "atoll.jobs")
+    first.process.kill()
+    first.process.wait(10)
+    first.close()
+    while alive([worker]):
+        assert time.monotonic() < deadline, "the worker goes with its cloud"
+        time.sleep(0.05)
+    second = start(tmp_path, "--models", "silero-vad")
+    assert told(tmp_path, "runs", "follow", id)["state"] == "done"
+    second.stop()
 
 
 def test_stages_tell_their_settings(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ balance, passes its gate and is put into service."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -69,8 +70,8 @@ def enter(console: Console) -> None:
     expect(console.page.locator(".shell")).to_be_attached()
 
 
-def ended(api: httpx.Client, id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 150
+def ended(api: httpx.Client, id: str, seconds: float = 150) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
     while True:
         row = api.get(f"/runs/{id}").json()
         if row["state"] not in {"queued", "running"}:
@@ -99,6 +100,10 @@ def test_a_run_is_started_watched_cancelled_and_resumed(console: Console, api: h
     panel.get_by_label("Figure").select_option("return")
     expect(panel.locator(".chart figcaption")).to_contain_text("return of rl")
     expect(panel.locator(".plot canvas")).to_be_visible()
+    picture = panel.get_by_role("img", name="The simulation of rl now")
+    expect(picture).to_be_visible(timeout=30_000)
+    first = picture.get_attribute("src")
+    expect(picture).not_to_have_attribute("src", first or "", timeout=30_000)
     panel.get_by_role("button", name="Cancel").click()
     expect(panel.get_by_role("button", name="Resume")).to_be_visible()
     expect(page.locator(".runs li.picked")).to_contain_text("cancelled")
@@ -189,3 +194,49 @@ def test_a_user_key_does_not_see_the_page(browser: Browser, cloud: Live) -> None
     with tab(browser, cloud.url, secret) as console:
         enter(console)
         expect(console.page.get_by_role("link", name="Physical")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("look", "size", "theme"),
+    [("wide", (1440, 900), "light"), ("phone", (390, 844), "light"), ("dark", (1440, 900), "dark")],
+)
+def test_screenshots(
+    browser: Browser,
+    cloud: Live,
+    api: httpx.Client,
+    done: dict[str, Any],
+    tmp_path: Path,
+    look: str,
+    size: tuple[int, int],
+    theme: str,
+) -> None:
+    """A run, its gate and its lineage; of the whole loop, into docs/images, when ATOLL_SCREENSHOTS is set."""
+    folder, shown = tmp_path, done
+    if os.environ.get("ATOLL_SCREENSHOTS"):
+        folder = IMAGES
+        known = [row for row in api.get("/runs").json()["data"] if row["name"] == "pick-place"]
+        id = known[0]["id"] if known else api.post("/runs", json={"recipe": "pick-place"}).json()["id"]
+        shown = ended(api, id, 900)
+    with tab(browser, cloud.url, cloud.key, width=size[0], height=size[1], theme=theme) as console:
+        enter(console)
+        console.go("physical")
+        page = console.page
+
+        def keep(name: str) -> None:
+            page.wait_for_timeout(800)
+            path = folder / f"console-{name}-{look}.png"
+            page.screenshot(path=path)
+            assert 5_000 < path.stat().st_size < 400_000
+
+        page.locator(f".run[data-id={shown['id']}]").click()
+        panel = page.get_by_role("region", name="Run")
+        panel.locator(".step").nth(len(shown["steps"]) - 3 if len(shown["steps"]) > 2 else 0).click()
+        expect(panel.locator(".plot canvas")).to_be_visible()
+        keep("physical")
+        panel.locator(".step", has_text="judge").click()
+        expect(panel.locator(".verdict")).to_contain_text("Passed")
+        keep("gate")
+        page.get_by_text("Artifacts", exact=True).click()
+        page.get_by_role("button", name=re.compile("^report ")).first.click()
+        expect(page.locator(".lineage .node").first).to_be_visible()
+        keep("lineage")
