@@ -196,6 +196,16 @@ def test_a_user_key_does_not_see_the_page(browser: Browser, cloud: Live) -> None
         expect(console.page.get_by_role("link", name="Physical")).to_have_count(0)
 
 
+def picture_live(browser: Browser, cloud: Live, id: str) -> None:
+    with tab(browser, cloud.url, cloud.key) as console:
+        enter(console)
+        console.go("physical")
+        console.page.locator(f".run[data-id={id}]").click()
+        expect(console.page.get_by_role("img", name="The simulation of show now")).to_be_visible(timeout=60_000)
+        expect(console.page.locator(".ends")).to_be_visible(timeout=60_000)
+        console.page.screenshot(path=IMAGES / "console-live-wide.png")
+
+
 @pytest.mark.parametrize(
     ("look", "size", "theme"),
     [("wide", (1440, 900), "light"), ("phone", (390, 844), "light"), ("dark", (1440, 900), "dark")],
@@ -216,6 +226,8 @@ def test_screenshots(
         folder = IMAGES
         known = [row for row in api.get("/runs").json()["data"] if row["name"] == "pick-place"]
         id = known[0]["id"] if known else api.post("/runs", json={"recipe": "pick-place"}).json()["id"]
+        if not known:
+            picture_live(browser, cloud, id)
         shown = ended(api, id, 900)
     with tab(browser, cloud.url, cloud.key, width=size[0], height=size[1], theme=theme) as console:
         enter(console)

@@ -30,7 +30,7 @@ def test_the_picture_is_whole_moves_and_goes(tmp_path: Path, monkeypatch: pytest
             view.show(sim)
             pictures.append(np.asarray(Image.open(view.path)).astype(int))
         assert [p.name for p in tmp_path.iterdir()] == ["view.jpg"]
-    assert pictures[0].shape == (240, 320, 3) and pictures[0].std() > 3
+    assert pictures[0].shape == (360, 480, 3) and pictures[0].std() > 3
     assert np.abs(pictures[0] - pictures[-1]).max() > 50
     assert list(tmp_path.iterdir()) == []
 

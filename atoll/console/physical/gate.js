@@ -32,8 +32,9 @@ export function Gate({ digest, onPromote }) {
 
 /** Success with its 95 % interval: as it is, under stress, simulated otherwise. */
 function Stress({ evidence }) {
-  const bars = [["as it is", evidence.nominal], ...Object.entries(evidence.stress).map(([level, trial]) => [`stress ${level}`, trial]),
-    ...Object.entries(evidence.variants), ...(evidence.incumbent ? [["the incumbent", evidence.incumbent]] : [])];
+  const stress = Object.entries(evidence.stress).sort(([a], [b]) => a - b);
+  const bars = [["as it is", evidence.nominal], ...stress.map(([level, trial]) => [`stress ${level}`, trial]), ...Object.entries(evidence.variants),
+    ...(evidence.incumbent ? [["the incumbent", evidence.incumbent]] : [])];
   return html`<dl class="rates">${bars.map(([name, { rate, interval: [low, high] }]) => html`<div key=${name}><dt>${name}</dt>
     <dd><svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="all" width="100" height="10" /><rect class="rate" width=${rate * 100} height="10" />
       <rect class="interval" x=${low * 100} y="4" width=${Math.max(0.6, (high - low) * 100)} height="2" /></svg><span>${percent(rate)} <small>${percent(low)} to ${percent(high)}</small></span></dd></div>`)}</dl>`;

@@ -2,9 +2,9 @@
 
 import { html } from "/console/vendor/preact-htm.js";
 
-const WIDTH = 168;
+const WIDTH = 146;
 const HEIGHT = 52;
-const GAP = [56, 18];
+const GAP = [40, 18];
 
 /** Columns by the longest way to the artifact itself, which is the last. */
 function columns(lineage) {

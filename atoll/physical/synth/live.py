@@ -16,7 +16,7 @@ from atoll.physical.synth.cameras import Cameras
 EVERY_S = 0.4
 SHARE = 0.02
 """Of the time, at most, goes into pictures."""
-SIZE = (240, 320)
+SIZE = (360, 480)
 QUALITY = 80
 
 

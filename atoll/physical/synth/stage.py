@@ -106,6 +106,7 @@ def _make(config: Config, given: Path | None, out: Path, teller: _Teller) -> dic
             takes = record(sim, actor, seeds, each=lambda: teller.tell(writer.episodes, wanted, sim))
             kept = [_filmed(take, film, teller) for take in takes[: wanted - writer.episodes]]
             writer.add(kept, {"succeeded": len(takes)})
+            teller.accepted = sum(note["succeeded"] for note in writer.notes()) / (writer.parts * sim.n)
             teller.tell(writer.episodes, wanted, sim, now=True)
         writer.finish()
     tried, succeeded = writer.parts * sim.n, sum(note["succeeded"] for note in writer.notes())
@@ -175,11 +176,12 @@ def _persevere(tried: int, succeeded: int, wanted: int) -> None:
 
 
 class _Teller:
-    """Tells the progress, and shows what is simulated, but not at every step."""
+    """Tells the progress, and shows what is simulated, but not at every step. `accepted`: of all tries, those kept."""
 
     def __init__(self, report: Reporter, view: View):
         self.report, self.view = report, view
         self.done = self.total = 0
+        self.accepted: float | None = None
         self.not_before = 0.0
 
     def tell(self, done: int, total: int, sim: Sim, *, now: bool = False) -> None:
@@ -189,7 +191,8 @@ class _Teller:
 
     def again(self, *, now: bool = False) -> None:
         if now or time.monotonic() >= self.not_before:
-            self.report.progress(self.done, self.total)
+            rate = {} if self.accepted is None else {"accepted": self.accepted}
+            self.report.progress(self.done, self.total, **rate)
             self.not_before = time.monotonic() + TELL_EVERY_S
 
 
