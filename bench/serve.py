@@ -172,17 +172,20 @@ async def compare(ways: dict[str, tuple[str, str]], runs: int) -> dict:
                 seen[name].append(await drive(*ways[name], clients, number))
                 number += clients * EACH
                 print(f"{clients} clients, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
-        middle = {
-            name: {key: round(statistics.median(r[key] for r in found), 2) for key in ("tokens_per_s", "first_ms")}
-            for name, found in seen.items()
-        }
-        rows[str(clients)] = {
-            **middle,
-            "throughput_ratio": round(middle["atoll"]["tokens_per_s"] / middle["direct"]["tokens_per_s"], 3),
-            "added_first_ms": round(middle["atoll"]["first_ms"] - middle["direct"]["first_ms"], 2),
-            "runs": seen,
-        }
+        rows[str(clients)] = summary(seen)
     return rows
+
+
+def summary(seen: dict[str, list[dict]]) -> dict:
+    """Medians of both ways, and medians over runs of what differs within a run: a neighbour's load weighs on both."""
+    names = ("tokens_per_s", "first_ms")
+    told: dict = {}
+    for way, runs in seen.items():
+        told[way] = {name: round(statistics.median(run[name] for run in runs), 2) for name in names}
+    pairs = list(zip(seen["atoll"], seen["direct"], strict=True))
+    told["throughput_ratio"] = round(statistics.median(a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs), 3)
+    told["added_first_ms"] = round(statistics.median(a["first_ms"] - b["first_ms"] for a, b in pairs), 2)
+    return told | {"runs": seen}
 
 
 def main() -> None:

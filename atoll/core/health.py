@@ -13,7 +13,7 @@ more than a share of all, as then the fault lies elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
@@ -62,7 +62,8 @@ class Thresholds:
     usual TTFT, at least `first_least`, before the first). Slow: over `slow_own` x its own usual and `slow_peers` x the
     median of peers. Outlier: error rate over `error_least` and `outlier` x the median, or TTFT over `outlier` x it; at
     most `share` of all, for `ejected` seconds, twice as long each time. A TTFT of up to `ttft_fine` seconds is never
-    too slow. Nothing is judged on under `samples` requests, nobody compared with under `peers` peers."""
+    too slow. Nothing is judged on under `samples` requests, nobody compared with under `peers` peers; times only with
+    those of peers that were asked in the last `recent` seconds, as one that rests knows nothing of a burst."""
 
     stall_least: float = 1.0
     stall_factor: float = 8.0
@@ -78,6 +79,7 @@ class Thresholds:
     longest: float = 300.0
     samples: int = 5
     peers: int = 2
+    recent: float = 30.0
 
 
 DEFAULTS = Thresholds()
@@ -117,7 +119,8 @@ def examine(
 ) -> tuple[Vitals, Fault | None]:
     """What the request says: the new vitals, and its fault, which may be that it was slow. To be passed on to
     `observe`. `peers`: the other endpoints of the same model (without this one)."""
-    fault = outcome.fault or ("slow" if _slow(vitals, outcome, peers, limits) else None)
+    fresh = [peer for peer in peers.values() if now - peer.at <= limits.recent]
+    fault = outcome.fault or ("slow" if _slow(vitals, outcome, fresh, limits) else None)
     good = fault is None
     learned = Vitals(
         vitals.count + 1,
@@ -169,7 +172,7 @@ def eject(
         past = kept.get(name)
         if past and (now < past.until or mine.at < past.until):
             continue
-        if found := _outlier(mine, [v for other, v in vitals.items() if other != name], limits):
+        if found := _outlier(mine, [v for other, v in vitals.items() if other != name], now, limits):
             outliers.append((found, name))
     for (_, reason), name in sorted(outliers, key=lambda o: (-o[0][0], o[1]))[: max(0, room)]:
         times = kept[name].times + 1 if name in kept else 1
@@ -177,7 +180,7 @@ def eject(
     return kept
 
 
-def _outlier(mine: Vitals, others: list[Vitals], limits: Thresholds) -> tuple[float, str] | None:
+def _outlier(mine: Vitals, others: list[Vitals], now: float, limits: Thresholds) -> tuple[float, str] | None:
     """How many times worse than the median of peers, and in what."""
     known = [v for v in others if v.count >= limits.samples]
     if mine.count < limits.samples or len(known) < limits.peers:
@@ -186,7 +189,7 @@ def _outlier(mine: Vitals, others: list[Vitals], limits: Thresholds) -> tuple[fl
     if mine.errors > max(limits.error_least, limits.outlier * usual):
         worse = mine.errors / max(usual, 0.01)
         return worse, f"{mine.errors:.0%} of requests fail; the median of its peers is {usual:.0%}"
-    times = [v.ttft for v in known if v.ttft is not None]
+    times = [v.ttft for v in known if v.ttft is not None and now - v.at <= limits.recent]
     if mine.ttft is None or len(times) < limits.peers:
         return None
     if mine.ttft <= max(limits.ttft_fine, limits.outlier * median(times)):
@@ -195,10 +198,10 @@ def _outlier(mine: Vitals, others: list[Vitals], limits: Thresholds) -> tuple[fl
     return mine.ttft / max(median(times), 1e-9), told
 
 
-def _slow(vitals: Vitals, outcome: Outcome, peers: Mapping[str, Vitals], limits: Thresholds) -> bool:
+def _slow(vitals: Vitals, outcome: Outcome, peers: Sequence[Vitals], limits: Thresholds) -> bool:
     pairs = (
-        (outcome.ttft, vitals.usual_ttft, [v.ttft for v in peers.values()], limits.ttft_fine),
-        (outcome.gap, vitals.usual_gap, [v.gap for v in peers.values()], 0.0),
+        (outcome.ttft, vitals.usual_ttft, [v.ttft for v in peers], limits.ttft_fine),
+        (outcome.gap, vitals.usual_gap, [v.gap for v in peers], 0.0),
     )
     for value, usual, theirs, fine in pairs:
         known = [t for t in theirs if t is not None]

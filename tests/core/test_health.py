@@ -95,10 +95,21 @@ def test_an_endpoint_that_was_never_fast_is_not_slow_and_a_new_one_is_not_judged
     assert examine(Vitals(), replace(ANSWER, ttft=3.0), PEERS, 101.0)[1] is None
 
 
+def test_times_are_not_compared_with_those_of_peers_that_rest():
+    assert examine(GOOD, replace(ANSWER, ttft=9.0), PEERS, 130.0)[1] == "slow"
+    assert examine(GOOD, replace(ANSWER, ttft=9.0), PEERS, 131.0)[1] is None
+    assert examine(GOOD, replace(ANSWER, ttft=9.0), PEERS | {"b": replace(GOOD, at=131.0)}, 131.0)[1] is None
+    late = replace(GOOD, ttft=2.0)
+    assert list(eject(fleet(a=late), {}, 130.0)) == ["a"]
+    assert eject(fleet(a=late), {}, 131.0) == {}
+    assert list(eject(fleet(a=replace(late, errors=0.5)), {}, 131.0)) == ["a"], "errors are not a matter of load"
+
+
 def test_slow_requests_do_not_become_usual():
     vitals = GOOD
     for i in range(100):
-        vitals, fault = examine(vitals, replace(ANSWER, ttft=2.0), PEERS, 101.0 + i)
+        peers = {name: replace(peer, at=100.0 + i) for name, peer in PEERS.items()}
+        vitals, fault = examine(vitals, replace(ANSWER, ttft=2.0), peers, 101.0 + i)
         assert fault == "slow"
     assert vitals.usual_ttft == 0.2
     assert vitals.errors > 0.99

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 from served import ADMIN, ADMIN_SECRET, KEYS, MANIFEST, USER, gated, mlp, policies, service
 from support import OTHER_SECRET, SECRET
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websocket
 
 from atoll.core.errors import AtollError, Conflict, EngineFailed, Forbidden, InvalidRequest, NotFound
@@ -141,6 +143,43 @@ async def test_a_stop_reaches_all_sessions_and_holds_until_its_token(tmp_path: P
             assert (await robot.act(seen(), at=1.08)).safe == ""
         [row] = made.rows()
         assert (row["state"], row["stop"]) == ("ready", None)
+
+
+async def in_one_piece(socket: ClientConnection, *messages: dict[str, Any]) -> None:
+    for message in messages:
+        socket.protocol.send_binary(pack(message))
+    socket.transport.write(b"".join(socket.protocol.data_to_send()))
+
+
+def observed(seq: int) -> dict[str, Any]:
+    return {"type": "observe", "seq": seq, "time": 1 + seq * 0.02, "observation": seen()}
+
+
+async def test_what_comes_in_one_piece_with_a_stop_moves_nothing(tmp_path: Path):
+    async with policies(tmp_path) as (_, url), websocket(f"{url}?consent=true", additional_headers=HEADERS) as socket:
+        await in_one_piece(socket, observed(1), {"type": "stop"}, observed(2), observed(3))
+        told: list[dict[str, Any]] = []
+        while not {("token", None), ("safe", 3)} <= {(message["type"], message.get("seq")) for message in told}:
+            told.append(unpack(await asyncio.wait_for(socket.recv(), 5)))
+    answers = {message["seq"]: message for message in told if message["type"] in ("action", "safe") and message["seq"]}
+    assert [answers[seq]["type"] for seq in (1, 2, 3)] == ["action", "safe", "safe"]
+    assert {answers[seq]["reason"] for seq in (2, 3)} == {"stopped"}
+
+
+async def test_a_flood_of_stops_is_written_down_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written: list[Any] = []
+    admin = {"authorization": f"Bearer {ADMIN_SECRET}"}
+    async with policies(tmp_path) as (made, url), websocket(url, additional_headers=admin) as socket:
+        write = made.records.write
+        monkeypatch.setattr(made.records, "write", lambda record: (written.append(record), write(record)))
+        await in_one_piece(socket, *[{"type": "stop"}] * 100)
+        tokens: list[str] = []
+        with suppress(TimeoutError):
+            while message := unpack(await asyncio.wait_for(socket.recv(), 1)):
+                tokens += [message["token"]] if message["type"] == "token" else []
+        assert made.rows()[0]["state"] == "stopped"
+        assert 1 <= len(written) < 10
+        await made.reset("arm", tokens[-1], USER)
 
 
 async def test_a_stop_outlives_a_restart_and_an_admin_gets_a_new_token(tmp_path: Path):

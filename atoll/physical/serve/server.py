@@ -98,7 +98,9 @@ class Talk:
     def __init__(self, service: Service, dialect: Dialect, socket: Socket, send: Send) -> None:
         self._service, self._dialect, self._socket, self._send = service, dialect, socket, send
         self._checked = time.monotonic()
-        self._over = False
+        self._over = self._unkept = False
+        self._token: str | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, query: dict[str, str]) -> None:
@@ -139,9 +141,10 @@ class Talk:
             case "begin":
                 self.line.begin(message)
             case "stop":
-                self._spawn(self._stop(str(message.get("reason", ""))[:200]))
+                self._stop(str(message.get("reason", ""))[:200])
             case "reset":
-                self._spawn(self._reset(str(message.get("token", ""))))
+                self._service.free(self.line.name, str(message.get("token", "")), self.line.by)
+                self._keep()
             case other:
                 known = "begin, observe, stop, reset"
                 raise InvalidRequest(f"there is no message '{other[:40]}'; there are: {known}", param="type")
@@ -155,18 +158,30 @@ class Talk:
             except AtollError as error:
                 self.line.end(error.message)
 
-    async def _stop(self, reason: str) -> None:
-        token = await self._service.stop(self.line.name, self.line.by, reason)
-        self.put({"type": "token", "token": token})
+    def _stop(self, reason: str) -> None:
+        token = self._service.halt(self.line.name, self.line.by, reason)
+        self._token = token or self._token or ""
+        self._keep()
 
-    async def _reset(self, token: str) -> None:
-        await self._service.reset(self.line.name, token, self.line.by)
+    def _keep(self) -> None:
+        """What holds is written beside the conversation, however often it changes meanwhile."""
+        self._unkept = True
+        if self._keeping is None or self._keeping.done():
+            self._keeping = self._spawn(self._kept())
 
-    def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
-        """What waits (for the disk) is done beside the conversation."""
+    async def _kept(self) -> None:
+        while self._unkept:
+            self._unkept = False
+            await self._service.keep(self.line.name)
+        if self._token is not None:
+            self.put({"type": "token", "token": self._token})
+            self._token = None
+
+    def _spawn(self, doing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(doing)
         self._tasks.add(task)
         task.add_done_callback(self._told)
+        return task
 
     def _told(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -114,6 +114,16 @@ class Service:
 
     async def stop(self, name: str, by: Key, reason: str) -> str:
         """What moves is told at once; that it stays stopped, also over a restart, is on disk when this returns."""
+        token = self.halt(name, by, reason)
+        await self.keep(name)
+        return token
+
+    async def reset(self, name: str, token: str, by: Key) -> None:
+        self.free(name, token, by)
+        await self.keep(name)
+
+    def halt(self, name: str, by: Key, reason: str) -> str:
+        """Stopped when this returns, on disk after `keep`. The token; "" where another has it."""
         self._record(name)
         if name in self._stops and by.role != "admin":
             return ""
@@ -123,10 +133,10 @@ class Service:
         if (served := self._served.get(name)) is not None:
             served.stop(latch)
         self._audit(name).write("stopped", by.id, reason=reason)
-        await self._keep(name)
         return token
 
-    async def reset(self, name: str, token: str, by: Key) -> None:
+    def free(self, name: str, token: str, by: Key) -> None:
+        """The end of a stop, on disk after `keep`. Raises Forbidden, Conflict."""
         self._record(name)
         latch = self._stops.get(name)
         if latch is None:
@@ -138,7 +148,12 @@ class Service:
         del self._stops[name]
         if (served := self._served.get(name)) is not None:
             served.release(token)
-        await self._keep(name)
+
+    async def keep(self, name: str) -> None:
+        """What holds now is on disk when this returns."""
+        async with self._writing:
+            record = replace(self._known[name], stop=self._stops.get(name))
+            await asyncio.to_thread(self.records.write, record)
 
     def agree(self, name: str, by: Key, seconds: float) -> float:
         """The holder of a key agrees that the policy moves what its tool moves, until the time returned (0 seconds: no
@@ -168,7 +183,7 @@ class Service:
         served, old = await self._load(record), self._known.get(record.name)
         self._known[record.name] = record
         try:
-            await self._keep(record.name)
+            await self.keep(record.name)
         except SetupError:
             self._known.pop(record.name)
             if old is not None:
@@ -191,12 +206,6 @@ class Service:
         served.latch = self._stops.get(served.name)
         self._served[served.name] = served
         self._catalogue.offer(_card(served))
-
-    async def _keep(self, name: str) -> None:
-        """What holds now is on disk when this returns."""
-        async with self._writing:
-            record = replace(self._known[name], stop=self._stops.get(name))
-            await asyncio.to_thread(self.records.write, record)
 
     def _check_name(self, name: str) -> None:
         card = self._catalogue.cards().get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from atoll.physical.synth.episode import Episode
 
 IMAGES = "observation.images."
 OPEN_VIDEOS = 64
-UNKNOWN = -10
+UNKNOWN = -1
 READ_ERRORS = (OSError, pa.ArrowException)
 
 
@@ -144,33 +145,53 @@ class Dataset:
 
 
 class _Video:
-    """Single pictures of a video of constant rate. Pictures in order are decoded without seeking."""
+    """Single pictures of a video of constant rate, whose packets are looked up in the file and decoded on their own.
+    Pictures in order go on from the last."""
 
     def __init__(self, path: Path, rate_hz: float):
-        self._file = av.open(str(path))
-        self._stream = self._file.streams.video[0]
-        self._stream.codec_context.thread_count = 1
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            ticks = 1 / (rate_hz * float(stream.time_base))
+            packets = [packet for packet in file.demux(stream) if packet.size]
+            self._places = [(packet.pos, packet.size, packet.pts) for packet in packets]
+            self._key = np.maximum.accumulate([i if packet.is_keyframe else 0 for i, packet in enumerate(packets)])
+            self._at = {round(packet.pts / ticks): i for i, packet in enumerate(packets)}
+            self._codec = av.CodecContext.create(stream.codec_context.name, "r")
+            self._codec.extradata, self._codec.thread_count = stream.codec_context.extradata, 1
+        self._bytes = path.open("rb", buffering=0)
         self._reformat = VideoReformatter()
-        self._ticks = 1 / (rate_hz * float(self._stream.time_base))
-        self._next, self._frames = UNKNOWN, iter(())
+        self._next = UNKNOWN
 
     def picture(self, frame: int) -> np.ndarray:
         """(h, w, 3) uint8. Raises ValueError where there is none."""
-        if not 0 <= frame - self._next < 2:
-            self._file.seek(round(frame * self._ticks), stream=self._stream)
-            self._frames = self._file.decode(self._stream)
-        for decoded in self._frames:
-            at = round((decoded.pts or 0) / self._ticks)
-            if at >= frame:
-                self._next = at + 1
-                if at == frame:
-                    return self._reformat.reformat(decoded, format="rgb24").to_ndarray()
-                break
+        if frame not in self._at:
+            raise ValueError(f"there is no picture {frame}")
+        wanted = self._at[frame]
+        begin = self._key[wanted]
+        if begin <= self._next <= wanted:
+            begin = self._next
+        else:
+            self._codec.flush_buffers()
         self._next = UNKNOWN
+        pts = self._places[wanted][2]
+        for i in range(begin, len(self._places)):
+            for decoded in self._codec.decode(self._packet(i)):
+                if decoded.pts == pts:
+                    self._next = i + 1
+                    return self._reformat.reformat(decoded, format="rgb24").to_ndarray()
+        for decoded in self._codec.decode(None):
+            if decoded.pts == pts:
+                return self._reformat.reformat(decoded, format="rgb24").to_ndarray()
         raise ValueError(f"there is no picture {frame}")
 
     def close(self) -> None:
-        self._file.close()
+        self._bytes.close()
+
+    def _packet(self, i: int) -> av.Packet:
+        place, size, pts = self._places[i]
+        packet = av.Packet(os.pread(self._bytes.fileno(), size, place))
+        packet.pts = pts
+        return packet
 
 
 def _info(folder: Path) -> dict[str, Any]:
