@@ -1,6 +1,6 @@
 """How fast a learner turns this machine's time into a policy: steps per CPU-second, and time to a mark.
 
-    python bench/rl.py                                       # Atoll, SB3 as it comes and tuned; HalfCheetah-v5, 3 seeds
+    python bench/rl.py                                       # Atoll and its peers; HalfCheetah-v5, 3 seeds
     python bench/rl.py --learners atoll --tasks Hopper-v5 --cpu 240 --wall 120
 
 A run is one (learner, task, seed): a process of its own in an environment of its own, with a budget of CPU and wall
@@ -27,7 +27,10 @@ LEARNERS = {
     "sb3-default": {"script": "sb3_rl.py", "peer": "sb3", "settings": "default"},
     "sb3-cleanrl": {"script": "sb3_rl.py", "peer": "sb3", "settings": "cleanrl"},
     "sb3-tuned": {"script": "sb3_rl.py", "peer": "sb3", "settings": "tuned"},
+    "skrl": {"script": "skrl_rl.py", "peer": "skrl"},
+    "rl_games": {"script": "rl_games_rl.py", "peer": "rl_games"},
 }
+DEFAULT = "atoll,sb3-default,sb3-tuned,skrl,rl_games"
 MARKS = {
     "HalfCheetah-v5": ((3000, 30), (5800, 90)),
     "Hopper-v5": ((2400, 120),),
@@ -40,7 +43,7 @@ EPISODES = 10
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--learners", default="atoll,sb3-default,sb3-tuned", help=f"of {', '.join(LEARNERS)}")
+    parser.add_argument("--learners", default=DEFAULT, help=f"of {', '.join(LEARNERS)}")
     parser.add_argument("--tasks", default="HalfCheetah-v5", help=f"of {', '.join(MARKS)}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--cpu", type=float, default=180, help="CPU seconds a run may use (default %(default)s)")
@@ -193,7 +196,9 @@ def versions() -> dict:
     import mujoco
 
     own = {"mujoco": mujoco.__version__, "gymnasium": gymnasium.__version__, "numpy": np.__version__}
-    return {"atoll": own, "sb3": pinned_versions("sb3", ["stable-baselines3", "torch", "gymnasium", "mujoco"])}
+    told = {"sb3": ["stable-baselines3", "torch"], "skrl": ["skrl", "torch"]}
+    told["rl_games"] = ["rl-games", "envpool", "torch"]
+    return {"atoll": own} | {peer: pinned_versions(peer, packages) for peer, packages in told.items()}
 
 
 if __name__ == "__main__":
