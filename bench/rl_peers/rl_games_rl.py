@@ -57,7 +57,8 @@ def main() -> None:
     params["seed"] = asked["seed"]
     with tempfile.TemporaryDirectory() as folder:
         params["config"] |= {
-            "max_epochs": 10**6, "device": "cpu", "device_name": "cpu", "train_dir": folder, "print_stats": False, "torch_compile": False,
+            "max_epochs": 10**6, "device": "cpu", "device_name": "cpu", "train_dir": folder, "print_stats": False,
+            "torch_compile": False,
             "env_config": {"env_name": asked["env"], "seed": asked["seed"], "num_threads": asked["threads"]},
         }  # fmt: skip
         watch = Watch(asked)
