@@ -19,6 +19,9 @@ from typing import Literal, NamedTuple
 
 from atoll.core.types import Grade, Policy
 
+AT_ONCE = 4
+"""Attempts in a row that may bring no new token before a stream waits for the next."""
+
 Kind = Literal["unreachable", "died", "stalled", "slow", "garbage", "overloaded", "mismatch", "request", "gone"]
 Left = Literal["same", "other", "none"]
 Why = Literal["request", "gone", "deadline", "engine", "overloaded", "residency", "mismatch"]
@@ -26,7 +29,8 @@ Why = Literal["request", "gone", "deadline", "engine", "overloaded", "residency"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request that failed. `number`: attempts in a row that brought no new token, this one included. `ids`: the ids
+    """A request that failed. `number`: attempts in a row that brought no new token, this one included; `max_attempts`
+    of them may fail before the first token, `max_resumes` after it, the later ones ever further apart. `ids`: the ids
     of all tokens sent are known. `structured`: a grammar, JSON schema or tool call binds the answer. `drifted`: a part
     was continued by fast or by other weights, so that generating again cannot give the same. `standby`: one generates
     alongside. `pace`: seconds a token takes, 0 if not known."""
@@ -41,6 +45,7 @@ class Attempt:
     standby: bool = False
     pace: float = 0.0
     max_attempts: int = 6
+    max_resumes: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,9 @@ def spend(budget: Budget, now: float) -> tuple[Budget, float]:
 
 def recover(attempt: Attempt, failure: Failure, emitted: int, now: float, budget: Budget) -> tuple[Action, Budget]:
     """`emitted`: tokens that the client has. The budget changes where an action costs another attempt; it makes
-    retries wait, but a stream that has begun goes on at once. An endpoint that merely refused costs nothing."""
-    if stop := _hopeless(attempt, failure, now):
+    retries wait, but a stream that has begun goes on at once, `AT_ONCE` times in a row. An endpoint that merely refused
+    costs nothing."""
+    if stop := _hopeless(attempt, failure, emitted, now):
         return stop, budget
     action = _after(attempt, failure, emitted, now) if emitted else _before(attempt, failure)
     if isinstance(action, GiveUp) or (isinstance(action, Continue) and action.grade == "hot"):
@@ -128,18 +134,20 @@ def recover(attempt: Attempt, failure: Failure, emitted: int, now: float, budget
             action = Retry(max(action.after, wait))
     if now + action.after < attempt.deadline:
         return action, paid
-    why: Why = "residency" if failure.left == "none" and failure.kind != "overloaded" else "overloaded"
+    why: Why = "overloaded"
+    if failure.kind != "overloaded":
+        why = "residency" if failure.left == "none" else "deadline" if emitted else "overloaded"
     return GiveUp(why, "another attempt could not begin before the deadline", failure.retry_after), budget
 
 
-def _hopeless(attempt: Attempt, failure: Failure, now: float) -> GiveUp | None:
+def _hopeless(attempt: Attempt, failure: Failure, emitted: int, now: float) -> GiveUp | None:
     if failure.kind == "request":
         return GiveUp("request", "the request itself was refused; it would be refused elsewhere too")
     if failure.kind == "gone":
         return GiveUp("gone", "the client went away")
     if now >= attempt.deadline:
         return GiveUp("deadline", f"the deadline passed; the last attempt: {failure.kind}")
-    if attempt.number >= attempt.max_attempts:
+    if attempt.number >= (attempt.max_resumes if emitted else attempt.max_attempts):
         why: Why = "overloaded" if failure.kind == "overloaded" else "engine"
         reason = f"{attempt.number} attempts in a row failed; the last: {failure.kind}"
         return GiveUp(why, reason, failure.retry_after)
@@ -162,7 +170,7 @@ def _after(attempt: Attempt, failure: Failure, emitted: int, now: float) -> Acti
         return _fast(attempt, emitted) or _differ(attempt, "the check of what was sent failed")
     if attempt.standby:
         return Continue("hot", emitted)
-    after = 0.0
+    after = min(4.0, 0.25 * 2.0 ** (attempt.number - AT_ONCE)) if attempt.number > AT_ONCE else 0.0
     if failure.left == "none":
         if stop := _nowhere(attempt, failure, begun=True):
             return stop

@@ -116,7 +116,7 @@ class Charge:
             opened.id,
             opened.key_id,
             opened.model,
-            self.region,
+            self._delivered[-1][0] if self._delivered else self.region,
             opened.route,
             opened.created_at,
             status,

@@ -100,6 +100,11 @@ def test_before_the_first_token(attempt: Attempt, failure: Failure, expected: ob
         (FIRST, Failure("overloaded", "none", 90.0), ("overloaded", 90.0)),
         (FIRST, Failure("gone"), ("gone", None)),
         (replace(FIRST, deadline=10.0), DIED, ("deadline", None)),
+        (replace(FIRST, number=4), DIED, Continue("exact", 40)),
+        (replace(FIRST, number=5), DIED, Continue("exact", 40, 0.5)),
+        (replace(FIRST, number=15), DIED, Continue("exact", 40, 4.0)),
+        (replace(FIRST, number=15, deadline=13.0), DIED, ("deadline", None)),
+        (replace(FIRST, number=16), DIED, ("engine", None)),
     ],
 )
 def test_after_the_first_token(attempt: Attempt, failure: Failure, expected: object):
@@ -118,7 +123,7 @@ def test_a_stream_that_breaks_three_times():
 
 ATTEMPTS = st.builds(
     Attempt,
-    number=st.integers(1, 8),
+    number=st.integers(1, 30),
     deadline=st.floats(0, 200),
     policy=st.builds(
         Policy,
@@ -150,7 +155,7 @@ def test_rules_that_always_hold(attempt: Attempt, failure: Failure, emitted: int
         assert action.reason
         assert budget.balance == balance, "giving up costs nothing"
         return
-    assert attempt.number < attempt.max_attempts
+    assert attempt.number < (attempt.max_resumes if emitted else attempt.max_attempts)
     assert failure.kind not in ("request", "gone")
     assert 10.0 + action.after < attempt.deadline
     if isinstance(action, Retry):

@@ -64,7 +64,8 @@ class Stream(RuleBasedStateMachine):
         if isinstance(action, GiveUp):
             self.over = True
             return
-        assert self.fruitless < self.attempt.max_attempts and failure.kind not in ("gone", "request")
+        assert self.fruitless < (self.attempt.max_resumes if self.sent else self.attempt.max_attempts)
+        assert failure.kind not in ("gone", "request")
         self.now += action.after
         assert self.now < self.attempt.deadline
         if isinstance(action, Retry):

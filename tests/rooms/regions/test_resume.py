@@ -43,6 +43,15 @@ class World:
     def serving(self) -> list[Station]:
         return [s for s in self.home.stations.values() if any(q.running for q in s.queues.values())]
 
+    async def kill_at_work(self, attempt: int) -> Station:
+        """Kill the region that has asked the engine for the `attempt`-th time in all."""
+        async with asyncio.timeout(20):
+            while len(self.engine.asked) < attempt or not self.serving():  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        (station,) = self.serving()
+        await station.kill()
+        return station
+
     async def events(self, body: dict) -> AsyncIterator[dict]:
         headers = {"authorization": f"Bearer {SECRET}"}
         async with (
@@ -192,6 +201,35 @@ async def test_thirty_two_streams_at_once_lose_nothing_when_regions_die() -> Non
             await w.home.revive(name)
         for body, events in zip(bodies, await asyncio.gather(*streams), strict=True):
             assert text(events) == expected(body)
+
+
+async def test_a_stream_outlives_seven_regions_in_a_row_that_die_while_they_make_it_again() -> None:
+    async with world(wait=0.03) as w:
+        body = w.asked(stream=True, seed=6)
+        stream = w.events(body)
+        events = [await anext(stream) for _ in range(9)]
+        following = asyncio.ensure_future(anext(stream))
+        for attempt in range(1, 8):
+            await w.home.revive((await w.kill_at_work(attempt)).region)
+        assert not following.done(), "no region lived long enough to bring anything new"
+        events += [await following, *[event async for event in stream]]
+        assert text(events) == expected(body)
+        assert (await w.house.settled()).status == "done"
+
+
+async def test_the_row_of_a_stream_that_is_lost_names_who_made_the_last_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atoll.gateway.resume.DEADLINE", 1.0)
+    async with world(wait=0.03) as w:
+        stream = w.events(w.asked(stream=True, seed=6))
+        for _ in range(9):
+            await anext(stream)
+        following = asyncio.ensure_future(anext(stream))
+        for attempt in range(1, 1 + len(w.home.stations)):
+            await w.kill_at_work(attempt)
+        assert "error" in [await following, *[event async for event in stream]][-1]
+        row = await w.house.settled()
+        assert (row.status, row.region) == ("failed", w.first)
+        assert row.path.split()[-1].startswith(f"{w.first}:")
 
 
 async def test_a_key_without_recovery_gets_an_error_event() -> None:
