@@ -177,14 +177,20 @@ async def compare(ways: dict[str, tuple[str, str]], runs: int) -> dict:
 
 
 def summary(seen: dict[str, list[dict]]) -> dict:
-    """Medians of both ways, and medians over runs of what differs within a run: a neighbour's load weighs on both."""
+    """Medians of both ways and what lies between them; and, `within_runs`, medians over runs of what differs within a
+    run, where a neighbour's load weighs on both."""
     names = ("tokens_per_s", "first_ms")
     told: dict = {}
     for way, runs in seen.items():
         told[way] = {name: round(statistics.median(run[name] for run in runs), 2) for name in names}
+    atoll, direct = told["atoll"], told["direct"]
+    told["throughput_ratio"] = round(atoll["tokens_per_s"] / direct["tokens_per_s"], 3)
+    told["added_first_ms"] = round(atoll["first_ms"] - direct["first_ms"], 2)
     pairs = list(zip(seen["atoll"], seen["direct"], strict=True))
-    told["throughput_ratio"] = round(statistics.median(a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs), 3)
-    told["added_first_ms"] = round(statistics.median(a["first_ms"] - b["first_ms"] for a, b in pairs), 2)
+    told["within_runs"] = {
+        "throughput_ratio": round(statistics.median(a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs), 3),
+        "added_first_ms": round(statistics.median(a["first_ms"] - b["first_ms"] for a, b in pairs), 2),
+    }
     return told | {"runs": seen}
 
 
