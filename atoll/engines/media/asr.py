@@ -66,8 +66,12 @@ class _Decoded:
     frames: int
     cap: int
 
+    @property
+    def stuck(self) -> bool:
+        return repeats(self.tokens) or len(self.tokens) >= self.cap
+
     def looped(self, text: str) -> bool:
-        return compression(text) > MAX_COMPRESSION or repeats(self.tokens) or len(self.tokens) >= self.cap
+        return self.stuck or compression(text) > MAX_COMPRESSION
 
 
 class Whisper:
@@ -137,14 +141,13 @@ class Whisper:
         seconds = len(samples) / RATE
         prompt = self._prompt(ask, first)
         cap = int(min(TOKENS_MAX, max(TOKENS_MIN, seconds * TOKENS_PER_S)))
-        decoded = self._once(samples, _short(seconds), (prompt, cap), ask.temperature)
-        if not decoded.looped(self._text(decoded.tokens)):
-            return decoded
+        tries = [self._once(samples, _short(seconds), (prompt, cap), ask.temperature)]
         for temperature in WARMER if ask.temperature == 0.0 else (ask.temperature,):
-            decoded = self._once(samples, WINDOW_S, (prompt, TOKENS_MAX), temperature)
-            if not decoded.looped(self._text(decoded.tokens)):
-                break
-        return decoded
+            if not tries[-1].looped(self._text(tries[-1].tokens)):
+                return tries[-1]
+            tries.append(self._once(samples, WINDOW_S, (prompt, TOKENS_MAX), temperature))
+        # All may look like loops because people did say it again and again: the coolest that ended by itself.
+        return min(tries, key=lambda tried: (tried.looped(self._text(tried.tokens)), tried.stuck))
 
     def _once(self, samples: np.ndarray, window: float, asked: tuple[list[int], int], temperature: float) -> _Decoded:
         """Decode once; `asked` is the prompt and how many tokens may follow it."""

@@ -75,6 +75,7 @@ async def test_long_sound_goes_window_by_window(media):
     heard = words(reply["text"])
     assert 0.9 * 7 * len(words(TEXT)) <= len(heard) <= 1.1 * 7 * len(words(TEXT))
     assert reply["segments"][-1]["end"] == pytest.approx(45, abs=2)
+    assert {segment["temperature"] for segment in reply["segments"]} == {0}, "speech that repeats is no loop"
 
 
 async def test_subtitles(media):
