@@ -84,6 +84,7 @@ class Thresholds:
 
 DEFAULTS = Thresholds()
 FRESH, USUAL = 0.2, 0.05
+STEADY = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class Vitals:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One request that is over. `fault` None: it was answered. `seconds` from its first to its last token."""
+    """One request that is over. `fault` None: it was answered. `seconds` from its first to its last token. There is no
+    `gap` to learn from an answer of under `STEADY` tokens: its end comes in one piece with its last token."""
 
     fault: Fault | None = None
     ttft: float | None = None
@@ -111,7 +113,7 @@ class Outcome:
 
     @property
     def gap(self) -> float | None:
-        return self.seconds / (self.tokens - 1) if self.tokens > 1 else None
+        return self.seconds / (self.tokens - 1) if self.tokens >= STEADY else None
 
 
 def examine(

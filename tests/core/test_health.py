@@ -95,6 +95,17 @@ def test_an_endpoint_that_was_never_fast_is_not_slow_and_a_new_one_is_not_judged
     assert examine(Vitals(), replace(ANSWER, ttft=3.0), PEERS, 101.0)[1] is None
 
 
+def test_short_answers_do_not_make_a_long_one_look_slow():
+    vitals = dict.fromkeys("abc", Vitals())
+    for _ in range(20):
+        for name in vitals:
+            peers = {other: seen for other, seen in vitals.items() if other != name}
+            vitals[name], fault = examine(vitals[name], Outcome(None, 0.2, 3, 0.001), peers, 100.0)
+            assert fault is None
+    peers = {"b": vitals["b"], "c": vitals["c"]}
+    assert examine(vitals["a"], ANSWER, peers, 101.0)[1] is None
+
+
 def test_times_are_not_compared_with_those_of_peers_that_rest():
     assert examine(GOOD, replace(ANSWER, ttft=9.0), PEERS, 130.0)[1] == "slow"
     assert examine(GOOD, replace(ANSWER, ttft=9.0), PEERS, 131.0)[1] is None

@@ -16,6 +16,7 @@ from atoll.engines.process import exit_with_parent
 
 VARIABLE = "ATOLL_LLAMACPP"
 KV_TYPES = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "bf16": "GGML_TYPE_BF16", "q8_0": "GGML_TYPE_Q8_0"}
+WARNINGS = 2
 HTTP_THREADS_SPARE = 64
 
 
@@ -76,6 +77,7 @@ def configure(params: Params, api_key: str, port: int) -> Any:
     p.cors_origins = ""
     p.ui = False
     p.endpoint_metrics = True
+    p.verbosity = WARNINGS  # at 3, ten lines a request that the parent would wake up to read
     p.n_threads_http = params.slots + HTTP_THREADS_SPARE  # every open stream holds one
     p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora.path, lora.scale) for lora in params.loras]
     return p

@@ -143,6 +143,7 @@ class LlamaRunner:
             while data := await reply.read():
                 for payload in reader.feed(data):
                     if payload == DONE:
+                        await _whole(reply)  # a connection whose answer was read to its end is used again
                         return
                     event = orjson.loads(payload)
                     if event.get("error") and not event.get("choices"):
