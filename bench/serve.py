@@ -3,6 +3,8 @@
 `python bench/serve.py [--runs 3] [--out bench/results/serve.json]`: tokens per second and time to first token at
 1, 4 and 8 parallel clients, through Atoll and straight at the same llama.cpp server (the very process that Atoll
 started), in turns. Every prompt is new, so that no prefix cache helps either way; answers are greedy, 64 tokens.
+`alone`: one client asks the same short question in turns, so that the engine has it in its cache and what Atoll adds
+is not lost in the scatter of reading prompts; and the CPU time of everything in Atoll but the engine.
 Also the decode rate against the memory-bandwidth roofline: bytes of the weights read per token at the measured rate.
 """
 
@@ -19,9 +21,10 @@ from pathlib import Path
 
 import httpx
 import numpy
-from common import BENCH, BenchError, exit_on_sigterm, provenance
+from common import BENCH, BenchError, Tree, exit_on_sigterm, provenance
 
 CLIENTS = (1, 4, 8)
+ALONE = {1: 150, 16: 100, 64: 50}
 TOKENS = 64
 EACH = 4
 TOPICS = ("the sea", "a lighthouse", "rain", "a market", "winter", "a train", "bread", "the moon", "a garden", "dust")
@@ -34,21 +37,21 @@ def prompt(number: int) -> str:
     return f"{number}. Write a long, calm story about {topic}. " + again * 3
 
 
-def body(number: int) -> dict:
+def body(said: str, tokens: int = TOKENS) -> dict:
     return {
         "model": "smollm2-135m",
-        "messages": [{"role": "user", "content": prompt(number)}],
-        "max_tokens": TOKENS,
+        "messages": [{"role": "user", "content": said}],
+        "max_tokens": tokens,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
 
 
-async def ask(client: httpx.AsyncClient, url: str, number: int) -> tuple[float, int]:
+async def ask(client: httpx.AsyncClient, url: str, asked: dict) -> tuple[float, int]:
     """Seconds to the first content, and completion tokens."""
     start, first, tokens = time.perf_counter(), None, 0
-    async with client.stream("POST", f"{url}/v1/chat/completions", json=body(number)) as reply:
+    async with client.stream("POST", f"{url}/v1/chat/completions", json=asked) as reply:
         if reply.status_code != 200:
             raise BenchError(f"{url} answered {reply.status_code}: {(await reply.aread()).decode()}")
         async for line in reply.aiter_lines():
@@ -68,7 +71,7 @@ async def drive(url: str, token: str, clients: int, offset: int) -> dict:
     async with httpx.AsyncClient(headers=headers, timeout=300, limits=limits, trust_env=False) as client:
 
         async def loop(number: int) -> list[tuple[float, int]]:
-            return [await ask(client, url, offset + number * EACH + i) for i in range(EACH)]
+            return [await ask(client, url, body(prompt(offset + number * EACH + i))) for i in range(EACH)]
 
         start = time.perf_counter()
         results = [r for rows in await asyncio.gather(*(loop(n) for n in range(clients))) for r in rows]
@@ -77,15 +80,16 @@ async def drive(url: str, token: str, clients: int, offset: int) -> dict:
     return {"tokens_per_s": sum(r[1] for r in results) / wall, "first_ms": first * 1e3, "wall_s": wall}
 
 
-def engine_of(pid: int) -> tuple[str, str]:
-    """URL and token of the llama.cpp child of `pid`, read from the child's own environment and its sockets."""
+def engine_of(pid: int) -> tuple[int, str, str]:
+    """Process, URL and token of the llama.cpp child of `pid`, read from the child's own environment and its sockets."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or b"atoll.engines.llamacpp.child" not in _read(entry / "cmdline"):
             continue
         if int(_read(entry / "stat").rpartition(b")")[2].split()[1]) != pid:
             continue
         told = dict(v.split(b"=", 1) for v in _read(entry / "environ").split(b"\0") if b"=" in v)
-        return f"http://127.0.0.1:{_port(int(entry.name))}", json.loads(told[b"ATOLL_LLAMACPP"])["api_key"]
+        engine = int(entry.name)
+        return engine, f"http://127.0.0.1:{_port(engine)}", json.loads(told[b"ATOLL_LLAMACPP"])["api_key"]
     raise BenchError("the llama.cpp process was not found")
 
 
@@ -154,8 +158,9 @@ async def measure(folder: Path, runs: int) -> dict:
     )
     try:
         told = json.loads(await asyncio.wait_for(process.stdout.readline(), 300))
-        ways = {"atoll": (told["url"], told["key"]), "direct": engine_of(process.pid)}
-        return await compare(ways, runs)
+        engine, *direct = engine_of(process.pid)
+        ways = {"atoll": (told["url"], told["key"]), "direct": tuple(direct)}
+        return {"clients": await compare(ways, runs), "alone": await alone(ways, Tree(process.pid), Tree(engine))}
     finally:
         process.terminate()
         await process.wait()
@@ -174,6 +179,38 @@ async def compare(ways: dict[str, tuple[str, str]], runs: int) -> dict:
                 print(f"{clients} clients, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
         rows[str(clients)] = summary(seen)
     return rows
+
+
+async def alone(ways: dict[str, tuple[str, str]], cloud: Tree, engine: Tree) -> dict:
+    """By length of the answer: medians of what differs between two requests in a row, one each way; and ms of CPU a
+    token, of Atoll without the engine, while it serves and while it does not."""
+    told = {}
+    for tokens, pairs in ALONE.items():
+        seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
+        for pair in range(pairs + 5):
+            for name in ways if pair % 2 else reversed(ways):
+                seen[name].append(await timed(*ways[name], tokens, (cloud, engine)))
+        both = [(a, b) for a, b in zip(seen["atoll"], seen["direct"], strict=True)][5:]
+        told[str(tokens)] = {
+            "pairs": pairs,
+            "direct_first_ms": round(statistics.median(b[0] for _, b in both) * 1e3, 2),
+            "added_first_ms": round(statistics.median(a[0] - b[0] for a, b in both) * 1e3, 2),
+            "added_ms": round(statistics.median(a[1] - b[1] for a, b in both) * 1e3, 2),
+            "throughput_ratio": round(statistics.median(b[1] / a[1] for a, b in both), 3),
+            "cpu_ms_per_token": {name: round(statistics.median(r[2] for r in seen[name]) * 1e3, 3) for name in ways},
+        }
+        print(f"alone, {tokens} tokens: {told[str(tokens)]}", file=sys.stderr, flush=True)
+    return told
+
+
+async def timed(url: str, token: str, tokens: int, trees: tuple[Tree, Tree]) -> tuple[float, float, float]:
+    """Seconds to the first content and to the end, and CPU seconds of `trees[0]` without `trees[1]` a token."""
+    cloud, engine = trees
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}, timeout=300, trust_env=False) as client:
+        before, start = cloud.cpu_s() - engine.cpu_s(), time.perf_counter()
+        first, made = await ask(client, url, body("Hello there. What is the sea?", tokens))
+        took = time.perf_counter() - start
+    return first, took, (cloud.cpu_s() - engine.cpu_s() - before) / made
 
 
 def summary(seen: dict[str, list[dict]]) -> dict:
@@ -203,9 +240,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         started = provenance()
         rows = asyncio.run(measure(Path(folder), args.runs))
-    bound = roofline(rows["1"]["runs"]["direct"])
-    args.out.write_text(json.dumps({"provenance": started, "clients": rows, "roofline": bound}, indent=1) + "\n")
-    for clients, row in rows.items():
+    bound = roofline(rows["clients"]["1"]["runs"]["direct"])
+    args.out.write_text(json.dumps({"provenance": started, **rows, "roofline": bound}, indent=1) + "\n")
+    for clients, row in rows["clients"].items():
         print(f"{clients} clients: atoll {row['atoll']}, direct {row['direct']}, ", end="")
         print(f"ratio {row['throughput_ratio']}, first token +{row['added_first_ms']} ms")
     print(f"roofline: {bound}")

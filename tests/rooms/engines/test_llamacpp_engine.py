@@ -112,7 +112,7 @@ def calls(chunks: list[dict]) -> tuple[str, str]:
 async def engine(weights_cache):
     model = await locate(CARD, weights_cache, lambda *_: None)
     events: asyncio.Queue = asyncio.Queue()
-    params = replace(plan(CARD.id, Params(str(model), CARD.context, 2, 2)), slots=2)
+    params = replace(plan(CARD.id, Params(str(model), CARD.context, 2, 1)), slots=2)
     running = Engine(LlamaEngine(CARD, "here", params, ENV, Events(events.put_nowait, events.put_nowait)), events)
     await running.start()
     yield running
@@ -385,7 +385,10 @@ async def first_token_behind(engine, prompt: str) -> float:
     async with aclosing(engine.chunks(CHAT, {"messages": [user("Hello!")], "max_tokens": 1})) as answer:
         await anext(answer)
     waited = time.monotonic() - began
-    await prefilling
+    assert not prefilling.done()
+    prefilling.cancel()
+    await asyncio.gather(prefilling, return_exceptions=True)
+    assert await engine.idle_within(20)
     return waited
 
 
