@@ -10,6 +10,7 @@ answer would otherwise depend on what was cached.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from array import array
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from typing import Any
 import orjson
 
 from atoll.core.cards import Card
-from atoll.core.errors import EngineFailed, Unsupported
+from atoll.core.errors import AtollError, EngineFailed, Unsupported
 from atoll.core.events import DONE, EventReader
 from atoll.core.ports import Post, Reply
 from atoll.engines.llamacpp.dialect import COUNT, LlamaDialect
@@ -143,7 +144,8 @@ class LlamaRunner:
             while data := await reply.read():
                 for payload in reader.feed(data):
                     if payload == DONE:
-                        await _whole(reply)  # a connection whose answer was read to its end is used again
+                        with contextlib.suppress(AtollError):
+                            await _whole(reply)  # a connection whose answer was read to its end is used again
                         return
                     event = orjson.loads(payload)
                     if event.get("error") and not event.get("choices"):

@@ -493,3 +493,23 @@ async def test_a_busy_engine_reads_in_shorter_pieces_and_the_last_token_alone(pa
     assert await ask(prompt) == [1000], "what is cached is not read again"
     longer = await ask([*prompt, *[7] * GRID, *range(500)])
     assert longer[0] > 1000 + GRID - GRID % 32, "nor cut short, the answer included"
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_an_answer_is_read_to_the_end_of_its_connection_and_what_breaks_after_done_breaks_no_answer(breaks):
+    class Late(Said):
+        async def read(self) -> bytes:
+            if self.left or not breaks:
+                return await super().read()
+            raise EngineFailed("the engine closed the connection")
+
+    told = {"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}]}
+    late = Late(b"")
+    late.left = [b"\n", b"data: " + orjson.dumps(told) + b"\n\ndata: [DONE]\n\n"]
+
+    async def post(path: str, body: bytes) -> Any:
+        return late
+
+    body = {"model": "m", "prompt": [1, 2, 3], "max_tokens": 1}
+    answer = [chunk async for chunk in LlamaRunner(CARD).answer(COMPLETIONS, body, post)]
+    assert answer[0]["choices"][0]["text"] == "x" and not late.left
