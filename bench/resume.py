@@ -35,6 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--parts", help=f"of {', '.join(PARTS)}, with commas ({default})")
     parser.add_argument("--chaos", type=float, metavar="SECONDS", help="parts 'chaos', 'rule', 'none', so long each")
     parser.add_argument("--sweep", type=int, metavar="STEP", nargs="?", const=1, help="parts 'sweep', 'among'")
+    parser.add_argument("--cloud", metavar="URL", help="'sweep' on a cloud that is up (`make up`)")
+    parser.add_argument("--key", help="that cloud's API key, of an administrator")
     parser.add_argument("--cuts", type=int, default=40, help="cuts a grade and streams a peer (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=REPO / "bench" / "results" / "resume.json")
@@ -42,6 +44,8 @@ def parse_args() -> argparse.Namespace:
     special = (["chaos", "rule", "none"] if args.chaos else []) + (["sweep", "among"] if args.sweep else [])
     args.names = args.parts.split(",") if args.parts else special or DEFAULT.split(",")
     args.chaos, args.sweep = args.chaos or SECONDS, args.sweep or 1
+    if bool(args.cloud) != bool(args.key):
+        parser.error("--cloud and --key belong together")
     if unknown := sorted(set(args.names) - set(PARTS)):
         parser.error(f"unknown parts {unknown}; there are: {', '.join(PARTS)}")
     return args
@@ -49,7 +53,9 @@ def parse_args() -> argparse.Namespace:
 
 def run(part: str, args: argparse.Namespace, folder: Path) -> dict:
     if part == "sweep":
-        return resume_runs.sweep(folder / "sweep", args.sweep)
+        if args.cloud:
+            return {"cloud": "up already"} | resume_runs.sweep(args.cloud.rstrip("/"), args.key, args.sweep)
+        return resume_runs.sweep_own(folder / part, args.sweep)
     if part == "among":
         return asyncio.run(resume_runs.among(folder / part, args.sweep))
     if made := LONG.get(part):

@@ -19,27 +19,32 @@ TOKEN_S = 0.05
 RULE = "process_in=eu"
 
 
-def sweep(folder: Path, step: int) -> dict:
-    """The serving region is killed at token 0, `step`, 2 `step`, ... of a 200-token answer of the embedded model;
-    AssertionError at the first that is not the unbroken one."""
+def sweep_own(folder: Path, step: int) -> dict:
+    """`sweep` on a cloud with three regions, for this once."""
     cloud = start(folder, "--models", cuts.ASK["model"], "--regions", cuts.REGIONS)
-    headers, result = {"authorization": f"Bearer {cloud.key}"}, {}
     try:
-        with (
-            openai.OpenAI(base_url=f"{cloud.url}/v1", api_key=cloud.key, max_retries=0, timeout=120) as sdk,
-            httpx.Client(base_url=cloud.url, headers=headers, timeout=60) as api,
-        ):
-            for how in cuts.SAMPLINGS:
-                began, unbroken = time.monotonic(), cuts.told(sdk, api, how, None).text
-                positions = range(0, cuts.TOKENS + 1, step)
-                for at in positions:
-                    cuts.check_cut(api, cuts.told(sdk, api, how, at), unbroken, at)
-                    print(f"\r{how}: cut at {at}, byte-equal", end="", file=sys.stderr, flush=True)
-                took = round(time.monotonic() - began, 1)
-                result[how] = {"cuts": len(positions), "byte_equal": len(positions), "seconds": took}
-                print(f"\n{how}: {result[how]}", file=sys.stderr)
+        return sweep(cloud.url, cloud.key, step)
     finally:
         cloud.close()
+
+
+def sweep(url: str, key: str, step: int) -> dict:
+    """The serving region is killed at token 0, `step`, 2 `step`, ... of a 200-token answer of the embedded model;
+    AssertionError at the first that is not the unbroken one."""
+    headers, result = {"authorization": f"Bearer {key}"}, {}
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120) as sdk,
+        httpx.Client(base_url=url, headers=headers, timeout=60) as api,
+    ):
+        for how in cuts.SAMPLINGS:
+            began, unbroken = time.monotonic(), cuts.told(sdk, api, how, None).text
+            positions = range(0, cuts.TOKENS + 1, step)
+            for at in positions:
+                cuts.check_cut(api, cuts.told(sdk, api, how, at), unbroken, at)
+                print(f"\r{how}: cut at {at}, byte-equal", end="", file=sys.stderr, flush=True)
+            took = round(time.monotonic() - began, 1)
+            result[how] = {"cuts": len(positions), "byte_equal": len(positions), "seconds": took}
+            print(f"\n{how}: {result[how]}", file=sys.stderr)
     return {"tokens": cuts.TOKENS, "step": step, **result}
 
 
