@@ -1,8 +1,10 @@
 """Claim: serving through Atoll costs the embedded model almost nothing.
 
-`python bench/serve.py [--runs 3] [--out bench/results/serve.json]`: tokens per second and time to first token at
-1, 4 and 8 parallel clients, through Atoll and straight at the same llama.cpp server (the very process that Atoll
-started), in turns. Every prompt is new, so that no prefix cache helps either way; answers are greedy, 64 tokens.
+`python bench/serve.py [--runs 3] [--parts clients,alone] [--out bench/results/serve.json]`
+
+`clients`: tokens per second and time to first token at 1, 4 and 8 parallel clients, through Atoll and straight at the
+same llama.cpp server (the very process that Atoll started), in turns. Every prompt is new, so that no prefix cache
+helps either way; answers are greedy, 64 tokens.
 `alone`: one client asks the same short question in turns, so that the engine has it in its cache and what Atoll adds
 is not lost in the scatter of reading prompts; and the CPU time of everything in Atoll but the engine.
 Also the decode rate against the memory-bandwidth roofline: bytes of the weights read per token at the measured rate.
@@ -151,7 +153,7 @@ def roofline(runs: list[dict]) -> dict:
     }
 
 
-async def measure(folder: Path, runs: int) -> dict:
+async def measure(folder: Path, args: argparse.Namespace) -> dict:
     options = ("--json", "--port", "0", "--data", str(folder), "--models", "smollm2-135m")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "atoll.cli", "up", *options, stdout=asyncio.subprocess.PIPE
@@ -160,7 +162,15 @@ async def measure(folder: Path, runs: int) -> dict:
         told = json.loads(await asyncio.wait_for(process.stdout.readline(), 300))
         engine, *direct = engine_of(process.pid)
         ways = {"atoll": (told["url"], told["key"]), "direct": tuple(direct)}
-        return {"clients": await compare(ways, runs), "alone": await alone(ways, Tree(process.pid), Tree(engine))}
+        report = json.loads(args.out.read_text()) if args.out.exists() else {}
+        if "clients" in args.parts:
+            report["provenance"] = provenance()
+            report["clients"] = await compare(ways, args.runs)
+            report["roofline"] = roofline(report["clients"]["1"]["runs"]["direct"])
+        if "alone" in args.parts:
+            told = provenance()
+            report["alone"] = {"provenance": told, **await alone(ways, Tree(process.pid), Tree(engine))}
+        return report
     finally:
         process.terminate()
         await process.wait()
@@ -233,19 +243,21 @@ def summary(seen: dict[str, list[dict]]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, help="of the part 'clients' (default %(default)s)")
+    parser.add_argument("--parts", default="clients,alone", help="each replaces its section (default %(default)s)")
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "serve.json")
     args = parser.parse_args()
+    args.parts = args.parts.split(",")
+    if unknown := set(args.parts) - {"clients", "alone"}:
+        parser.error(f"unknown parts {sorted(unknown)}")
     exit_on_sigterm()
     with tempfile.TemporaryDirectory() as folder:
-        started = provenance()
-        rows = asyncio.run(measure(Path(folder), args.runs))
-    bound = roofline(rows["clients"]["1"]["runs"]["direct"])
-    args.out.write_text(json.dumps({"provenance": started, **rows, "roofline": bound}, indent=1) + "\n")
-    for clients, row in rows["clients"].items():
+        report = asyncio.run(measure(Path(folder), args))
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    for clients, row in report["clients"].items() if "clients" in args.parts else ():
         print(f"{clients} clients: atoll {row['atoll']}, direct {row['direct']}, ", end="")
         print(f"ratio {row['throughput_ratio']}, first token +{row['added_first_ms']} ms")
-    print(f"roofline: {bound}")
+    print(f"roofline: {report.get('roofline')}")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from atoll.engines.llamacpp.dialect import COUNT, LlamaDialect
 
 COMPLETIONS = "/v1/completions"
 PIECE = 256
-PIECE_S = 0.75
-GRID = 32
+PIECE_S = 0.5
+GRID, STEP = 32, 16
 LONG_TEXT = 2 * PIECE
 REMEMBERED = 16_384
 
@@ -39,7 +39,7 @@ class LlamaRunner:
         self.card = card
         self.dialect = LlamaDialect()
         self._read: dict[int, None] = {}
-        self._pace = PIECE / 2
+        self._pace = GRID / PIECE_S
 
     async def count(self, body: dict[str, Any], post: Post) -> int:
         told = await self._ask(post, COUNT, self.dialect.count(self.card, body))
@@ -105,7 +105,7 @@ class LlamaRunner:
 
     def _step(self) -> int:
         """Tokens of the next piece."""
-        return max(GRID, min(PIECE, int(self._pace * PIECE_S) // GRID * GRID))
+        return max(STEP, min(PIECE, int(self._pace * PIECE_S) // STEP * STEP))
 
     def _known(self, prompt: list[int]) -> int:
         """How much of a prompt was read lately; from now on, all of it was. A shorter prompt would cut a slot's cache

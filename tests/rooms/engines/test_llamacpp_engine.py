@@ -21,7 +21,7 @@ from atoll.engines.cardfiles import EMBEDDED, read_cards
 from atoll.engines.llamacpp import schemas
 from atoll.engines.llamacpp.child import Params
 from atoll.engines.llamacpp.engine import Events, LlamaEngine, locate, plan
-from atoll.engines.llamacpp.runner import GRID, PIECE, LlamaRunner
+from atoll.engines.llamacpp.runner import GRID, PIECE, STEP, LlamaRunner
 
 CARD = read_cards(EMBEDDED)["smollm2-135m"]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -329,7 +329,7 @@ async def longest_gap(engine, prompt: str) -> float:
 
 async def test_a_long_prompt_does_not_stall_other_streams(engine):
     assert await engine.idle_within(5)
-    prompts = [f"{word} lamp engine " * 600 for word in ("forest", "river", "cloud")]
+    prompts = [f"{word} lamp engine " * 300 for word in ("forest", "river", "cloud")]
     for prompt in prompts:
         if await longest_gap(engine, prompt) < 3.0:
             return
@@ -475,7 +475,7 @@ class Said:
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize(("pace", "longest"), [(1000.0, PIECE), (100.0, 64), (5.0, GRID)])
+@pytest.mark.parametrize(("pace", "longest"), [(1000.0, PIECE), (100.0, 48), (5.0, STEP)])
 async def test_a_busy_engine_reads_in_shorter_pieces_and_the_last_token_alone(pace, longest):
     engine, runner = Busy(pace), LlamaRunner(CARD)
 
