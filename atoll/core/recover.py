@@ -119,16 +119,17 @@ def spend(budget: Budget, now: float) -> tuple[Budget, float]:
 
 
 def recover(attempt: Attempt, failure: Failure, emitted: int, now: float, budget: Budget) -> tuple[Action, Budget]:
-    """`emitted`: tokens that the client has. The budget changes where an action costs another attempt; it makes
-    retries wait, but a stream that has begun goes on at once, `AT_ONCE` times in a row. An endpoint that merely refused
-    costs nothing."""
+    """`emitted`: tokens that the client has. The budget changes where a request that has none yet is tried again, and
+    makes such retries wait. A stream that has begun costs it nothing, or many that break would use it up for all that
+    have not: it goes on at once, `AT_ONCE` times in a row, and then ever later. An endpoint that merely refused costs
+    nothing either."""
     if stop := _hopeless(attempt, failure, emitted, now):
         return stop, budget
     action = _after(attempt, failure, emitted, now) if emitted else _before(attempt, failure)
     if isinstance(action, GiveUp) or (isinstance(action, Continue) and action.grade == "hot"):
         return action, budget
     paid = budget
-    if failure.kind != "overloaded":
+    if failure.kind != "overloaded" and not emitted:
         paid, wait = spend(budget, now)
         if isinstance(action, Retry):
             action = Retry(max(action.after, wait))

@@ -204,6 +204,16 @@ def test_an_empty_budget_paces_retries_and_never_holds_up_a_stream():
     assert spend(Budget(per_second=0.0, balance=1.5), 0.0)[1] == 0.0
 
 
+def test_streams_that_break_leave_the_budget_to_requests_that_have_not_begun():
+    budget, now = Budget(), 0.0
+    for request in range(3000):
+        now = request / 10
+        budget = earn(budget, now)
+        action, budget = recover(replace(FIRST, deadline=now + 60), DIED, 7, now, budget)
+        assert action == Continue("exact", 7)
+    assert recover(replace(FIRST, deadline=now + 60), DIED, 0, now, budget) == (Retry(), budget._replace(balance=29.0))
+
+
 def test_what_is_earned_and_what_costs_nothing():
     assert earn(Budget(balance=0.0), 1000.0).balance == 30.0
     assert earn(Budget(balance=0.0), 0.0, requests=10).balance == 2.0
