@@ -200,7 +200,8 @@ async def alone(ways: dict[str, tuple[str, str]], cloud: Tree, engine: Tree) -> 
         for pair in range(pairs + 5):
             for name in ways if pair % 2 else reversed(ways):
                 seen[name].append(await timed(*ways[name], tokens, (cloud, engine)))
-        both = [(a, b) for a, b in zip(seen["atoll"], seen["direct"], strict=True)][5:]
+        seen = {name: rows[5:] for name, rows in seen.items()}
+        both = list(zip(seen["atoll"], seen["direct"], strict=True))
         told[str(tokens)] = {
             "pairs": pairs,
             "direct_first_ms": round(statistics.median(b[0] for _, b in both) * 1e3, 2),
@@ -254,10 +255,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(measure(Path(folder), args))
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    for clients, row in report["clients"].items() if "clients" in args.parts else ():
+    if "clients" not in args.parts:
+        return
+    for clients, row in report["clients"].items():
         print(f"{clients} clients: atoll {row['atoll']}, direct {row['direct']}, ", end="")
         print(f"ratio {row['throughput_ratio']}, first token +{row['added_first_ms']} ms")
-    print(f"roofline: {report.get('roofline')}")
+    print(f"roofline: {report['roofline']}")
 
 
 if __name__ == "__main__":

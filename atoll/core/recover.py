@@ -129,10 +129,9 @@ def recover(attempt: Attempt, failure: Failure, emitted: int, now: float, budget
     if isinstance(action, GiveUp) or (isinstance(action, Continue) and action.grade == "hot"):
         return action, budget
     paid = budget
-    if failure.kind != "overloaded" and not emitted:
+    if isinstance(action, Retry) and failure.kind != "overloaded":
         paid, wait = spend(budget, now)
-        if isinstance(action, Retry):
-            action = Retry(max(action.after, wait))
+        action = Retry(max(action.after, wait))
     if now + action.after < attempt.deadline:
         return action, paid
     why: Why = "overloaded"
@@ -177,7 +176,7 @@ def _after(attempt: Attempt, failure: Failure, emitted: int, now: float) -> Acti
             return stop
         after = _pause(attempt, failure)
     elif failure.left == "other":
-        return _other(attempt, emitted)
+        return _other(attempt, emitted, after)
     fast = _fast(attempt, emitted, after)
     late = attempt.pace > 0 and now + after + emitted * attempt.pace >= attempt.deadline
     if fast and (grade == "fast" or attempt.drifted or late):
@@ -206,8 +205,8 @@ def _fast(attempt: Attempt, emitted: int, after: float = 0.0) -> Continue | None
     return Continue("fast", emitted, after) if possible else None
 
 
-def _other(attempt: Attempt, emitted: int) -> Action:
-    if attempt.policy.on_mismatch == "continue" and (fast := _fast(attempt, emitted)):
+def _other(attempt: Attempt, emitted: int, after: float) -> Action:
+    if attempt.policy.on_mismatch == "continue" and (fast := _fast(attempt, emitted, after)):
         return replace(fast, same_weights=False)
     return _differ(attempt, "only other weights are left")
 

