@@ -1,7 +1,7 @@
 """Every stage of the physical loop, its worker killed (SIGKILL) at random moments: the same digests as without a kill.
 
-    python bench/kills.py                     # every stage, 3 rounds each, about 15 minutes on two cores
-    python bench/kills.py --stages rl,synth --rounds 10
+python bench/kills.py                     # every stage, 3 rounds each, about 15 minutes on two cores
+python bench/kills.py --stages rl,synth --rounds 10
 """
 
 from __future__ import annotations

@@ -127,7 +127,10 @@ def doors(base: tuple[str, int], key: str, openpi: tuple[str, int], floor: tuple
     return {
         "atoll": {"client": "native", "url": f"{act}/act", "key": key, "server": base[1]},
         "atoll, openpi's protocol": {
-            "client": "openpi", "url": f"{act}/openpi?consent=true", "key": key, "server": base[1]
+            "client": "openpi",
+            "url": f"{act}/openpi?consent=true",
+            "key": key,
+            "server": base[1],
         },
         "openpi-server": {"client": "openpi", "url": openpi[0], "key": "", "server": openpi[1]},
         "floor": {"client": "floor", "url": floor[0], "key": "", "server": floor[1]},

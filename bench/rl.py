@@ -5,7 +5,9 @@
 
 A run is one (learner, task, seed): a process of its own in an environment of its own, with a budget of CPU and wall
 seconds. It keeps its policies as plain matrices. All are then played in the same way: in gymnasium, without noise, ten
-episodes from the same ten seeds. Runs that are in the results file already are not repeated (--again repeats them).
+episodes from the same ten seeds. Robots that walk on command are Atoll's own tasks, which only Atoll learns here: 64
+episodes of random commands in `Sim`, judged by the share that follows them. Runs that are in the results file already
+are not repeated (--again repeats them).
 """
 
 import argparse
@@ -37,8 +39,12 @@ MARKS = {
     "Walker2d-v5": ((3500, 240),),
     "Ant-v5": ((3300, 360),),
     "Humanoid-v5": (),
+    "go1-velocity": ((0.8, 300),),
+    "humanoid-walk": ((0.8, 1200),),
 }
-EPISODES = 10
+"""Mean returns, or for Atoll's own tasks shares of episodes, and the wall seconds to reach them in."""
+OWN = ("go1-velocity", "humanoid-walk")
+EPISODES, OWN_EPISODES = 10, 64
 
 
 def parse_args() -> argparse.Namespace:
@@ -96,28 +102,66 @@ def sweep(learner: str, task: str, args: argparse.Namespace) -> dict:
     return {"rates": rates, "best": max(rates, key=lambda threads: rates[threads]["per_s"])}
 
 
-def play(task: str, path: Path) -> list[float]:
-    """Returns of the policy in `path`, without noise, in gymnasium: EPISODES episodes from fixed seeds."""
+def score(task: str) -> str:
+    """By what a policy is judged."""
+    return "success" if task in OWN else "return"
+
+
+def play(task: str, path: Path) -> dict[str, float]:
+    """How well the policy in `path` does, without noise."""
+    w = dict(np.load(path, allow_pickle=False))
+    return follow(task, w) if task in OWN else earn(task, w)
+
+
+def act(w: dict, seen: np.ndarray) -> np.ndarray:
+    """(n, o) -> (n, a)."""
+    x = np.clip((seen - w["mean"]) * w["scale"], -10, 10)
+    layers = [(w[f"w{i}"], w[f"b{i}"]) for i in range(sum(name.startswith("w") for name in w))]
+    for weight, bias in layers[:-1]:
+        x = x @ weight + bias
+        x = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "elu": elu}[str(w["activation"])](x)
+    return squash(x @ layers[-1][0] + layers[-1][1], w)
+
+
+def earn(task: str, w: dict) -> dict[str, float]:
+    """Returns in gymnasium: EPISODES episodes from fixed seeds."""
     import gymnasium
 
-    w = dict(np.load(path, allow_pickle=False))
-    layers = [(w[f"w{i}"], w[f"b{i}"]) for i in range(sum(name.startswith("w") for name in w))]
     envs = [gymnasium.make(task) for _ in range(EPISODES)]
     seen = np.stack([env.reset(seed=1000 + i)[0] for i, env in enumerate(envs)])
     returns, live = np.zeros(EPISODES), np.ones(EPISODES, bool)
     while live.any():
-        x = np.clip((seen - w["mean"]) * w["scale"], -10, 10)
-        for weight, bias in layers[:-1]:
-            x = x @ weight + bias
-            x = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "elu": elu}[str(w["activation"])](x)
-        action = squash(x @ layers[-1][0] + layers[-1][1], w)
+        action = act(w, seen)
         for i in np.flatnonzero(live):
             seen[i], reward, terminated, truncated, _ = envs[i].step(action[i].astype(np.float32))
             returns[i] += reward
             live[i] = not (terminated or truncated)
     for env in envs:
         env.close()
-    return [round(value, 1) for value in returns.tolist()]
+    return {"return": round(float(returns.mean()), 1), "worst": round(float(returns.min()), 1)}
+
+
+def follow(task: str, w: dict) -> dict[str, float]:
+    """The share of OWN_EPISODES episodes that lasted and followed their commands, and the mean errors of all."""
+    from atoll.physical.sim import load_task
+    from atoll.physical.sim.envs import legged
+    from atoll.physical.sim.rollout import rollout
+    from atoll.physical.sim.sim import Sim
+
+    sim, errors = Sim(load_task(task), OWN_EPISODES), []
+    done = rollout(
+        sim,
+        lambda seen, begun: act(w, seen),
+        OWN_EPISODES,
+        seed=1000,
+        each=lambda step: errors.append((legged.linear_error(sim).mean(), legged.angular_error(sim).mean())),
+    )
+    linear, angular = np.mean(errors, axis=0)
+    return {
+        "success": round(float(done.held.mean()), 3), "return": round(float(done.returns.mean()), 1),
+        "steps_lasted": round(float(done.lengths.mean())), "linear_m_s": round(float(linear), 3),
+        "angular_rad_s": round(float(angular), 3),
+    }  # fmt: skip
 
 
 def elu(x: np.ndarray) -> np.ndarray:
@@ -139,14 +183,14 @@ def run(learner: str, task: str, seed: int, threads: int, args: argparse.Namespa
         )  # fmt: skip
         rows = []
         for row in done["rows"]:
-            returns = play(task, Path(name) / row.pop("file"))
-            rows.append(row | {"return": round(statistics.mean(returns), 1), "worst": min(returns)})
-    reached = {str(mark): next((row for row in rows if row["return"] >= mark), None) for mark, _ in MARKS[task]}
+            rows.append(row | play(task, Path(name) / row.pop("file")))
+    by = score(task)
+    reached = {str(mark): next((row for row in rows if row[by] >= mark), None) for mark, _ in MARKS[task]}
     return {
         "learner": learner, "task": task, "seed": seed, "threads": threads, "steps": done["steps"],
         "cpu_s": round(done["cpu_s"], 2), "wall_s": round(done["wall_s"], 2),
         "steps_per_cpu_s": round(done["steps"] / done["cpu_s"]), "steps_per_s": round(done["steps"] / done["wall_s"]),
-        "best": max(row["return"] for row in rows), "last": rows[-1]["return"],
+        "best": max(row[by] for row in rows), "last": rows[-1][by],
         "marks": {mark: row and {k: row[k] for k in ("steps", "cpu_s", "wall_s")} for mark, row in reached.items()},
         "curve": rows, "budget": {"cpu_s": args.cpu, "wall_s": args.wall}, **told,
     }  # fmt: skip
@@ -185,7 +229,7 @@ def main() -> None:
         report["medians"] = medians(report["runs"])
         report["versions"] = versions()
         args.out.write_text(json.dumps(report, indent=1) + "\n")
-        plot(report["runs"], args.out.parent, MARKS)
+        plot(report["runs"], args.out.parent, MARKS, score)
         print(json.dumps({k: v for k, v in done.items() if k not in ("curve", "hardware")}), flush=True)
     for row in report.get("medians", []):
         print(json.dumps(row))

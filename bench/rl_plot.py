@@ -1,5 +1,6 @@
-"""Learning curves as SVG: one picture a task, return over wall seconds and over CPU-seconds, a line a run."""
+"""Learning curves as SVG: one picture a task, its score over wall seconds and over CPU-seconds, a line a run."""
 
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -7,14 +8,17 @@ COLOURS = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#7a7a7a", "#2
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, GAP = 460, 300, 60, 40, 46, 40
 
 
-def plot(runs: list[dict], folder: Path, marks: dict) -> None:
-    """Writes <folder>/rl-<task>.svg for each task in `runs`."""
+def plot(runs: list[dict], folder: Path, marks: dict, score: Callable[[str], str]) -> None:
+    """Writes <folder>/rl-<task>.svg for each task in `runs`; `score` names what a task is judged by."""
     for task in dict.fromkeys(run["task"] for run in runs):
         same = [run for run in runs if run["task"] == task]
         learners = sorted({run["learner"] for run in same})
         colours = {learner: COLOURS[i % len(COLOURS)] for i, learner in enumerate(learners)}
         lines = [mark for mark, _ in marks.get(task, ())]
-        body = [panel(same, colours, lines, unit, (WIDTH + GAP) * i) for i, unit in enumerate(("wall_s", "cpu_s"))]
+        body = [
+            panel(same, colours, lines, score(task), unit, (WIDTH + GAP) * i)
+            for i, unit in enumerate(("wall_s", "cpu_s"))
+        ]
         total = 2 * WIDTH + GAP
         key = "".join(
             f'<tspan fill="{colour}" dx="{14 if i else 0}">&#9632; {escape(learner)}</tspan>'
@@ -28,11 +32,11 @@ def plot(runs: list[dict], folder: Path, marks: dict) -> None:
         )
 
 
-def panel(runs: list[dict], colours: dict, marks: list[float], unit: str, left: float) -> str:
+def panel(runs: list[dict], colours: dict, marks: list[float], score: str, unit: str, left: float) -> str:
     """One set of axes at x = `left`."""
     right_x = max(row[unit] for run in runs for row in run["curve"])
-    low = min(0.0, *(row["return"] for run in runs for row in run["curve"]))
-    high = max(*marks, *(row["return"] for run in runs for row in run["curve"]), 1.0) * 1.05
+    low = min(0.0, *(row[score] for run in runs for row in run["curve"]))
+    high = max(*marks, *(row[score] for run in runs for row in run["curve"]), 1.0) * 1.05
     inner_w, inner_h = WIDTH - LEFT - 10, HEIGHT - TOP - BOTTOM
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -50,12 +54,12 @@ def panel(runs: list[dict], colours: dict, marks: list[float], unit: str, left: 
         x0, y0 = at(0, mark)
         parts.append(f'<path d="M{x0:.1f} {y0:.1f}h{inner_w}" stroke="#999" stroke-dasharray="4 4"/>')
     for run in runs:
-        points = " ".join("{:.1f},{:.1f}".format(*at(row[unit], row["return"])) for row in run["curve"])
+        points = " ".join("{:.1f},{:.1f}".format(*at(row[unit], row[score])) for row in run["curve"])
         colour = colours[run["learner"]]
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6" opacity="0.85"/>')
     name = {"wall_s": "wall seconds", "cpu_s": "CPU-seconds"}[unit]
     middle = left + LEFT + inner_w / 2
-    parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{name}; return without noise</text>')
+    parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{name}; {score} without noise</text>')
     return "".join(parts)
 
 

@@ -1,8 +1,8 @@
 """The same recipe here and on a Ray cluster: the same digests, and what the way there costs.
 
-    pip install 'atoll[ray]'
-    python bench/same_on_ray.py                        # on a cluster that it starts on this machine
-    python bench/same_on_ray.py --ray ray://head:10001
+pip install 'atoll[ray]'
+python bench/same_on_ray.py                        # on a cluster that it starts on this machine
+python bench/same_on_ray.py --ray ray://head:10001
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ TASKS = {
     "Walker2d-v5": "walker2d",
     "Ant-v5": "ant",
     "Humanoid-v5": "humanoid",
+    "go1-velocity": "go1-velocity",
+    "humanoid-walk": "humanoid-walk",
 }
 
 

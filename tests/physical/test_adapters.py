@@ -38,9 +38,7 @@ CHUNKED = replace(MANIFEST, chunk=3)
 
 
 @asynccontextmanager
-async def bridge(
-    folder: Path, serve: Callable[..., Any], **options: Any
-) -> AsyncIterator[tuple[Service, int]]:
+async def bridge(folder: Path, serve: Callable[..., Any], **options: Any) -> AsyncIterator[tuple[Service, int]]:
     """A bridge to the policy `arm`; the service, and the port of the bridge."""
     async with policies(folder, mlp(CHUNKED)) as (made, url):
         port = free_port()

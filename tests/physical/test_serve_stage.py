@@ -44,9 +44,7 @@ def made(folder: Path) -> Path:
 @contextmanager
 def taking(service: Service, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(intake, "LOOK_S", 0.01)
-    task = asyncio.get_running_loop().create_task(
-        Intake(service, data / "artifacts", Artifacts(data).folder).run()
-    )
+    task = asyncio.get_running_loop().create_task(Intake(service, data / "artifacts", Artifacts(data).folder).run())
     yield
     task.cancel()
 

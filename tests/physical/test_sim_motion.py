@@ -14,7 +14,7 @@ from atoll.physical.policy import spec
 from atoll.physical.rl.ppo import Rollout
 from atoll.physical.rl.stage import RlConfig, begin
 from atoll.physical.sim import load_task
-from atoll.physical.sim.envs import lane_driving, legged
+from atoll.physical.sim.envs import humanoid_walk, lane_driving, legged
 from atoll.physical.sim.rollout import at_random, rollout
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.vector import Env
@@ -80,6 +80,23 @@ def test_velocities_and_gravity_are_as_the_body_sees_them() -> None:
     assert np.allclose(legged.velocity(sim), [[1, 0, 0]]) and np.allclose(legged.gravity(sim), [[0, 0, -1]])
     sim.qpos[0, 3:7] = [np.cos(np.pi / 4), 0, np.sin(np.pi / 4), 0]  # nose down
     assert np.allclose(legged.gravity(sim), [[1, 0, 0]])
+
+
+def test_a_gait_is_whole_where_each_foot_does_what_the_clock_and_the_command_say() -> None:
+    sim, first = Sim(load_task("go1-velocity"), 3), np.array([True, False, False, True])
+    sim.command[:] = [[0.5, 0, 0], [0.5, 0, 0], [0, 0, 0]]
+    sim.elapsed[:] = [5, 20, 5]  # a stride of half a second is 25 steps: the first half, the second, and told to stand
+    down, up = np.where(first, 0.0, 0.05), np.where(first, 0.05, 0.0)
+    assert np.allclose(legged.gait(sim, np.stack((down, up, np.zeros(4))), first, 2.0, 0.05), 1)
+    assert np.allclose(legged.gait(sim, np.stack((up, down, down)), first, 2.0, 0.05), [0, 0, 0.5])
+    assert np.allclose(legged.gait(sim, np.zeros((3, 4)), first, 2.0, 0.05), [0.5, 0.5, 1])
+
+
+def test_a_humanoid_told_to_keep_its_pose_stands() -> None:
+    sim = Sim(load_task("humanoid-walk"), 4)
+    sim.reset()
+    for _ in range(100):
+        assert not sim.step(np.tile(humanoid_walk.HOME, (4, 1))).terminated.any()
 
 
 def test_a_car_left_alone_keeps_straight_on_and_leaves_a_bend() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# A start, not yet measured to a mark: after 1.1 million steps the quadruped stands, and does not walk.
-LEGS = {"sims": 128, "epochs": 5, "kl": 0.01, "rate_high": 1e-3, "hidden": (128, 64), "critic_hidden": (128, 64)}
+LEGS = {
+    "sims": 128, "rollout": 24, "minibatch": 768, "epochs": 6, "kl": 0.05, "rate_high": 1e-3, "entropy": 0.002,
+    "hidden": (128, 64), "critic_hidden": (128, 64),
+}  # fmt: skip
 PRESETS: dict[str, dict[str, Mapping[str, Any]]] = {
     "ppo": {
         "half-cheetah": {"steps": 1_000_000},

@@ -102,4 +102,3 @@ async def _process(order: Mapping[str, Any]) -> dict[str, Any]:
     if "error" in told:
         raise from_wire(told["error"])
     return told["result"]
-

@@ -103,9 +103,10 @@ def film(config: Config, task: Task, policy: Policy, folder: Path) -> list[str]:
     for k in range(config.videos):
         sim = Sim(task, 1)
         frames: list[np.ndarray] = []
-        with Cameras(sim, [Image(camera_of_task(sim), VIDEO.height, VIDEO.width)]) as view, Cameras(
-            sim, policy.manifest.images
-        ) as look:
+        with (
+            Cameras(sim, [Image(camera_of_task(sim), VIDEO.height, VIDEO.width)]) as view,
+            Cameras(sim, policy.manifest.images) as look,
+        ):
             chunk = policy.manifest.chunk
             act = acting(policy, sim, config.execute or (chunk + 1) // 2, look if policy.manifest.images else None)
             shot = lambda _, frames=frames, view=view: frames.extend(_frame(view, frames))  # noqa: E731

@@ -1,8 +1,7 @@
 """A humanoid that stands and walks at commanded velocities: Gymnasium's body, with servos in its joints.
 
-The servos hold a pose with knees slightly bent; actions move their targets. A clock of 1.25 strides a second is seen,
-and a foot is rewarded for being down in its half of it (Siekmann et al., "Sim-to-Real Learning of All Common Bipedal
-Gaits via Periodic Reward Composition", 2021).
+Gymnasium's stands on balls; this one has flat feet on ankles, so that it can stand still. The servos hold a pose with
+knees slightly bent; actions move their targets. It walks to a clock of 1.25 strides a second, which it sees.
 """
 
 from __future__ import annotations
@@ -20,23 +19,30 @@ from atoll.physical.sim.task import Array, Reward, Task
 
 POSE = {
     "right_hip_y": -25.0, "left_hip_y": -25.0, "right_knee": -50.0, "left_knee": -50.0,
+    "right_ankle_y": -24.0, "left_ankle_y": -24.0,
     "right_shoulder1": -10.0, "left_shoulder1": 10.0, "right_elbow": -60.0, "left_elbow": -60.0,
 }  # fmt: skip
 """Degrees; all other joints are at zero."""
 JOINTS = (
     "abdomen_z", "abdomen_y", "abdomen_x",
-    "right_hip_x", "right_hip_z", "right_hip_y", "right_knee", "left_hip_x", "left_hip_z", "left_hip_y", "left_knee",
+    "right_hip_x", "right_hip_z", "right_hip_y", "right_knee", "right_ankle_y",
+    "left_hip_x", "left_hip_z", "left_hip_y", "left_knee", "left_ankle_y",
     "right_shoulder1", "right_shoulder2", "right_elbow", "left_shoulder1", "left_shoulder2", "left_elbow",
 )  # fmt: skip
 HOME = np.radians([POSE.get(name, 0.0) for name in JOINTS])
-REACH = np.array([0.3, 0.3, 0.3, *(0.25, 0.25, 0.7, 0.8) * 2, *(0.5, 0.5, 0.5) * 2])
+REACH = np.array([0.3, 0.3, 0.3, *(0.25, 0.25, 0.7, 0.8, 0.5) * 2, *(0.5, 0.5, 0.5) * 2])
 LOW, HIGH = (HOME - REACH).astype(np.float32), (HOME + REACH).astype(np.float32)
-STRENGTH = np.array([120, 120, 120, *(120, 100, 200, 200) * 2, *(30, 30, 30) * 2])
+STRENGTH = np.array([120, 120, 120, *(120, 100, 300, 300, 300) * 2, *(30, 30, 30) * 2])
 """Stiffness of the servos, N m/rad; their most torque is as large in N m."""
-HEIGHT, FOOT = 1.26, 0.075
+HEIGHT = 1.23
+SOLE = (0.11, 0.05, 0.03)
+"""Half the length, width and thickness of a foot, m."""
 FEET = ("right_foot", "left_foot")
+RIGHT = np.array([True, False])
+"""The foot that stands in the first half of a stride."""
 TIMESTEP, SUBSTEPS = 0.005, 4
-STRIDES = 1.25
+LIFT, STRIDES = 0.08, 1.25
+"""How high a foot is lifted, m; strides a second."""
 SPEEDS = (1.0, 0.3, 0.6)
 
 
@@ -49,20 +55,31 @@ def model() -> mujoco.MjSpec:
     for geom in spec.geoms:
         geom.contype, geom.conaffinity = int(geom.name == "floor"), int(geom.name in FEET)
         if geom.name in FEET:
-            geom.condim = 3
+            add_ankle(spec, geom)
     for actuator in list(spec.actuators):
         spec.delete(actuator)
-    for name, strength in zip(JOINTS, STRENGTH.tolist(), strict=True):
+    for name, strength, *reach in zip(JOINTS, STRENGTH.tolist(), LOW.tolist(), HIGH.tolist(), strict=True):
         spec.joint(name).stiffness[0] = 0
         servo = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcelimited=True)
         servo.gaintype, servo.biastype = mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE
         servo.gainprm[0], servo.biasprm[1:3] = strength, [-strength, -strength / 25]
-        servo.forcerange = [-strength, strength]
+        servo.forcerange, servo.ctrlrange = [-strength, strength], reach
     return spec
 
 
+def add_ankle(spec: mujoco.MjSpec, foot: mujoco.MjsGeom) -> None:
+    """A flat foot in place of a ball, as low as that, which turns up and down around the ball's centre."""
+    centre, radius = foot.pos.copy(), foot.size[0]
+    foot.type, foot.size, foot.condim = mujoco.mjtGeom.mjGEOM_BOX, SOLE, 3
+    foot.pos = centre + np.array([0.04, 0, SOLE[2] - radius])
+    spec.body(foot.name).add_joint(
+        name=f"{foot.name.removesuffix('_foot')}_ankle_y", type=mujoco.mjtJoint.mjJNT_HINGE, pos=centre, axis=[0, 1, 0],
+        range=[-60, 60], armature=0.006, damping=1,
+    )  # fmt: skip
+
+
 def joint_position(sim: Sim) -> Array:
-    """From home, rad, (n, 17)."""
+    """From home, rad, (n, 19)."""
     return sim.qpos[:, legged.ROOT :] - HOME
 
 
@@ -74,32 +91,18 @@ def height(sim: Sim) -> Array:
     return sim.qpos[:, 2]
 
 
-def phase(sim: Sim) -> Array:
-    """Of the stride, rad, (n,)."""
-    return 2 * np.pi * STRIDES * sim.elapsed * sim.dt
-
-
-def clock(sim: Sim) -> Array:
-    return np.stack((np.sin(phase(sim)), np.cos(phase(sim))), axis=1)
-
-
 def feet_height(sim: Sim) -> Array:
     """Of the soles of the right and the left foot, m, (n, 2)."""
-    return sim.field("geom_xpos")[:, [sim.model.geom(name).id for name in FEET], 2] - FOOT
+    return sim.field("geom_xpos")[:, [sim.model.geom(name).id for name in FEET], 2] - SOLE[2]
 
 
 def gait(sim: Sim) -> Array:
-    """1 where the foot whose turn it is stands and the other is in the air; told to stand, where both stand."""
-    down = feet_height(sim) < 0.01
-    right = np.sin(phase(sim)) > 0
-    steps = np.where(right, down[:, 0] & ~down[:, 1], down[:, 1] & ~down[:, 0])
-    moves = np.linalg.norm(sim.command, axis=1) > 0.1
-    return np.where(moves, steps, down.all(axis=1)).astype(float)
+    return legged.gait(sim, feet_height(sim), RIGHT, STRIDES, LIFT)
 
 
 def posture(sim: Sim) -> Array:
-    """How far joints are from home, but for hips and knees, which walk."""
-    weights = np.array([1, 1, 1, *(1, 1, 0.05, 0.05) * 2, *(0.3, 0.3, 0.3) * 2])
+    """How far joints are from home, but for hips, knees and ankles, which walk."""
+    weights = np.array([1, 1, 1, *(1, 1, 0.05, 0.05, 0.05) * 2, *(0.3, 0.3, 0.3) * 2])
     return np.square(joint_position(sim)) @ weights
 
 
@@ -122,7 +125,7 @@ def task() -> Task:
             "velocity": legged.velocity,
             "height": height,
             "command": legged.command,
-            "clock": clock,
+            "clock": legged.clock(STRIDES),
             "joint_position": joint_position,
             "joint_velocity": legged.joint_velocity,
             "target": last_target,
@@ -131,7 +134,7 @@ def task() -> Task:
             "linear": Reward(legged.track_linear, 1.0),
             "angular": Reward(legged.track_angular, 0.3),
             "alive": Reward(legged.alive, 0.5),
-            "gait": Reward(gait, 0.5),
+            "gait": Reward(gait, 1.0),
             "posture": Reward(posture, -0.3),
             "bounce": Reward(legged.bounce, -0.1),
             "sway": Reward(legged.sway, -0.02),
@@ -158,9 +161,9 @@ def task() -> Task:
             Channel("height", 1, "m"),
             Channel("command", 3, "m/s, m/s, rad/s", -1, 1),
             Channel("clock", 2, "", -1, 1),
-            Channel("joint_position", 17, "rad"),
-            Channel("joint_velocity", 17, "rad/s"),
-            Channel("target", 17, "rad"),
+            Channel("joint_position", 19, "rad"),
+            Channel("joint_velocity", 19, "rad/s"),
+            Channel("target", 19, "rad"),
         ),
         actions=tuple(
             Channel(name, 1, "rad", low, high)

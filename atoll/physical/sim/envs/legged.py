@@ -15,6 +15,8 @@ from atoll.physical.sim.task import Array, Reset, Term
 
 ROOT = 7
 SPEEDS = 6
+TOUCH = 0.01
+"""m, below which a sole stands."""
 
 
 def into_frame(quaternion: Array, vector: Array) -> Array:
@@ -47,6 +49,34 @@ def joint_velocity(sim: Sim) -> Array:
 def command(sim: Sim) -> Array:
     """Wanted velocity forward and to the left, m/s, and around the vertical, rad/s, (n, 3)."""
     return sim.command
+
+
+def moves(sim: Sim) -> Array:
+    """Whether it is told to go or to turn, (n,)."""
+    return np.linalg.norm(sim.command, axis=1) > 0.1
+
+
+def phase(sim: Sim, strides: float) -> Array:
+    """Of a stride, rad, with `strides` a second, (n,)."""
+    return 2 * np.pi * strides * sim.elapsed * sim.dt
+
+
+def clock(strides: float) -> Term:
+    """Sine and cosine of the phase of the stride, (n, 2)."""
+
+    def angle(sim: Sim) -> Array:
+        return np.stack((np.sin(phase(sim, strides)), np.cos(phase(sim, strides))), axis=1)
+
+    return angle
+
+
+def gait(sim: Sim, height: Array, first: Array, strides: float, lift: float) -> Array:
+    """Share of the feet, whose soles are at `height` (n, f), that do as the clock says, (n,). In the first half of a
+    stride the feet `first` (f,) bool stand and the others are lifted as high as `lift`, m; in the second half it is
+    the other way round. Told to stand, all do (Siekmann et al., "Sim-to-Real Learning of All Common Bipedal Gaits via
+    Periodic Reward Composition", 2021)."""
+    stands = ((np.sin(phase(sim, strides)) > 0)[:, None] == first) | ~moves(sim)[:, None]
+    return np.where(stands, height < TOUCH, np.clip(height / lift, 0, 1)).mean(axis=1)
 
 
 def linear_error(sim: Sim) -> Array:
