@@ -92,8 +92,10 @@ def height(sim: Sim) -> Array:
 
 
 def feet_height(sim: Sim) -> Array:
-    """Of the soles of the right and the left foot, m, (n, 2)."""
-    return sim.field("geom_xpos")[:, [sim.model.geom(name).id for name in FEET], 2] - SOLE[2]
+    """Of the lowest point of the right and the left foot, m, (n, 2)."""
+    feet = [sim.model.geom(name).id for name in FEET]
+    up = sim.field("geom_xmat")[:, feet].reshape(sim.n, 2, 9)[..., 6:]
+    return sim.field("geom_xpos")[:, feet, 2] - np.abs(up) @ SOLE
 
 
 def gait(sim: Sim) -> Array:
