@@ -111,15 +111,17 @@ url = "{upstream}/v1"
 model = "{model}"
 """
 ATOLL_KEY = """\
-import asyncio, sys
-from atoll.core.types import NANO, Limits
+import asyncio, dataclasses, sys
+from atoll.core.places import Residency
+from atoll.core.types import NANO, Limits, Policy
 from atoll.gateway.admin import new_key
 from atoll.store import open_store
 
 async def main():
     store = await open_store(sys.argv[1])
     key, secret = new_key("bench", "user", Limits(10**8, 10**12, 10**6 * NANO))
-    await store.keys.add(key)
+    policy = Policy(Residency(process_in=("eu",), store_in=("eu",)))
+    await store.keys.add(dataclasses.replace(key, policy=policy))
     await store.close()
     print(secret)
 
@@ -128,7 +130,8 @@ asyncio.run(main())
 
 
 def start_atoll(upstream: str, folder: Path, port: int) -> Launch:
-    """A key with all three limits set; every request reserves, settles and is a row on disk before its last byte."""
+    """A key with all three limits and a residency rule; every request is routed with its prefix, reserves, settles and
+    is a row on disk before its last byte."""
     data = folder / "data"
     (data / "models").mkdir(parents=True)
     (data / "models" / f"{MODEL}.toml").write_text(ATOLL_CARD.format(model=MODEL, upstream=upstream))
@@ -139,8 +142,8 @@ def start_atoll(upstream: str, folder: Path, port: int) -> Launch:
     return Launch(
         (sys.executable, "-m", "atoll.cli", "up", "--json", *options),
         versions={"atoll": "0.1.0"},
-        features_on="keys, three limits a key, ledger in SQLite (fsync before the last byte), validation, routing,"
-        " circuit breaker, Prometheus metrics",
+        features_on="keys, three limits and a residency rule a key, ledger in SQLite (fsync before the last byte),"
+        " validation, routing by score with prefix affinity, circuit breaker, receipts, Prometheus metrics",
         features_off="TLS, OpenTelemetry",
         headers={"authorization": f"Bearer {secret}"},
         ready="/healthz",
