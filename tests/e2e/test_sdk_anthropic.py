@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -70,6 +71,28 @@ def test_a_tool_round(client: anthropic.Anthropic) -> None:
         model="max", max_tokens=60, messages=turns, tools=[WEATHER], tool_choice={"type": "none"}
     )
     assert last.content[0].type == "text" and last.content[0].text
+
+
+def test_an_answer_by_a_json_schema(client: anthropic.Anthropic) -> None:
+    shape = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Lyon", "Recife"]}, "open": {"type": "boolean"}},
+        "required": ["city", "open"],
+        "additionalProperties": False,
+    }
+    asked: Any = {
+        "model": "max",
+        "max_tokens": 60,
+        "messages": [{"role": "user", "content": "Which city is on a river?"}],
+        "output_config": {"format": {"type": "json_schema", "schema": shape}},
+    }
+    whole = client.messages.create(**asked).content[0].text
+    with client.messages.stream(**asked) as stream:
+        streamed = stream.get_final_text()
+    for text in (whole, streamed):
+        answer = json.loads(text)
+        assert answer.keys() == {"city", "open"} and answer["city"] in {"Lyon", "Recife"}
+        assert isinstance(answer["open"], bool)
 
 
 def test_count_tokens_is_what_the_message_uses(client: anthropic.Anthropic) -> None:
