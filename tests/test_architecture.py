@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,10 @@ def test_import_is_light_and_touches_nothing() -> None:
     code = f"import sys, atoll, atoll.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_everyone_installs_is_light() -> None:
+    lock = (PACKAGE.parent / "requirements" / "base.lock").read_text()
+    names = {name.lower() for name in re.findall(r"^([A-Za-z0-9._-]+)(?=\[|==)", lock, re.MULTILINE)}
+    assert "xllamacpp" in names
+    assert [name for name in sorted(names) if re.fullmatch(r"torch|mujoco|ray|nvidia-.*", name)] == []

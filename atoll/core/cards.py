@@ -41,9 +41,12 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Where weights come from: packages; or one local file; or a file of a model repository."""
+    """Where weights come from: packages; or one local file; or a file of a model repository.
+
+    `licence` names the text in engines/cards/licences that is put beside weights whose packages lack it."""
 
     packages: tuple[Package, ...] = ()
+    licence: str = ""
     path: str = ""
     sha256: str = ""
     repo: str = ""

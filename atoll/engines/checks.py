@@ -9,6 +9,8 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -19,7 +21,7 @@ from atoll.core.findings import Finding
 from atoll.engines import weights
 from atoll.engines.cardfiles import EMBEDDED, read_cards
 from atoll.engines.library import Place
-from atoll.engines.llamacpp import gguf, memory
+from atoll.engines.llamacpp import gguf, memory, openmp
 
 LIBRARIES = {"onnxruntime": "recognition, embeddings, OCR", "ctranslate2": "transcription", "numpy": "media models"}
 ROOMY_BYTES = 2 << 30
@@ -28,7 +30,7 @@ IMPORT_S = 60.0
 
 
 async def check_machine(place: Place) -> list[Finding]:
-    return [_python(), await _llamacpp(), *_libraries(), _memory(), *_disks(place)]
+    return [_python(), await _llamacpp(place), *_libraries(), _memory(), *_disks(place)]
 
 
 async def check_weights(place: Place, deep: bool) -> list[Finding]:
@@ -62,9 +64,11 @@ def _python() -> Finding:
     return Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
 
 
-async def _llamacpp() -> Finding:
+async def _llamacpp(place: Place) -> Finding:
     """Imported in a process of its own: a processor that is too old ends it with a signal."""
-    code, said = await _run(sys.executable, "-c", "import xllamacpp")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = openmp.search_path(Path(scratch), place.secrets.get("LD_LIBRARY_PATH", ""))
+        code, said = await _run(sys.executable, "-c", "import xllamacpp", env={**place.secrets, **found})
     if code == 0:
         return Finding("llama.cpp", "ok", "loads")
     last = said.strip().splitlines()[-1] if said.strip() else f"exit code {code}"
@@ -159,11 +163,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-async def _run(*argv: str) -> tuple[int, str]:
+async def _run(*argv: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Exit code and what was printed; 124 when it took too long."""
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+    devnull, pipe, stdout = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+    process = await asyncio.create_subprocess_exec(*argv, stdin=devnull, stdout=pipe, stderr=stdout, env=env)
     try:
         async with asyncio.timeout(IMPORT_S):
             said, _ = await process.communicate()

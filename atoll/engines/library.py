@@ -117,7 +117,10 @@ class Library:
         try:
             engine = await build.engine(group, self.place, build.Hooks(ready, lost, progress))
             self._engines.update(dict.fromkeys(ids, engine))
+            starting = f"Starting {ids[0]}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
+            progress(starting, 0, 0)
             ready(await engine.start())
+            progress(starting, 1, 1)
         except AtollError as error:
             log.error("%s does not start: %s", ", ".join(ids), error.message)
             self._fail(ids, error.message)
@@ -184,7 +187,6 @@ class Library:
         await asyncio.to_thread(write_whole, path, card_text(card))
         self.cards[card.id] = card
         self._own.add(card.id)
-        progress(f"Starting {card.id}", 0, 0)
         await asyncio.wait([self._launch((card,), progress)])
         state = self._states[card.id]
         if state["state"] == "failed":

