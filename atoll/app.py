@@ -98,8 +98,7 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         listener = bind(settings.host, settings.port)
         stack.callback(listener.close)
         catalogue = _regions(settings)
-        store = await open_store(settings.store_url)
-        stack.push_async_callback(store.close)
+        store = await _store(stack, settings)
         kind = settings.store_url.partition(":")[0]
         secret, first_run = await _issue_key(store, kind in SHARED)
         now = time.time()
@@ -188,6 +187,19 @@ async def _policies(stack: contextlib.AsyncExitStack, settings: Settings, fleet:
     intake = asyncio.create_task(Intake(policies, settings.data / "artifacts", find).run())
     stack.callback(intake.cancel)
     return policies
+
+
+async def _store(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:
+    """Raises SetupError also where the database stands in another region than this gateway: rules tell where rows are
+    stored by the gateway's."""
+    store = await open_store(settings.store_url)
+    stack.push_async_callback(store.close)
+    if (there := await store.places.stands_in(settings.region)) != settings.region:
+        raise SetupError(
+            f"the database stands in {there}, and this gateway's 'region' is {settings.region}: set 'region' to "
+            f"{there}, or 'store' to a database in {settings.region}"
+        )
+    return store
 
 
 async def _accounts(stack: contextlib.AsyncExitStack, store: Store, shared: bool, now: float) -> Accounts:
