@@ -97,8 +97,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         _prepare(settings.data)
         listener = bind(settings.host, settings.port)
         stack.callback(listener.close)
-        store = await open_store(settings.store_url)
-        stack.push_async_callback(store.close)
+        catalogue = _regions(settings)
+        store = await _store(stack, settings)
         kind = settings.store_url.partition(":")[0]
         secret, first_run = await _issue_key(store, kind in SHARED)
         now = time.time()
@@ -108,18 +108,17 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         stack.push_async_callback(fleet.close)
         home = Home(fleet, Site(), settings.region, settings.slots)
         stack.push_async_callback(home.close)
-        world = _world(settings, home, fleet)
+        world = _world(settings, catalogue, home, fleet)
         if settings.route_log:
             fleet.log = stack.enter_context(_append(Path(settings.route_log))).write
         stack.push_async_callback(world.close)
         library = Library(_place(settings), home)
         stack.push_async_callback(library.stop)
         library.start(settings.models, progress)
-        decided = await store.places.all()
-        world.remember = store.places.put
+        world.decisions = store.places
         joined = Joined(settings.data / "trust")
         world.joined, joined.admit = joined.addresses(), world.admit
-        await world.start(_round_trips(world), {id: status for id, (status, _) in decided.items()})
+        await world.start(_round_trips(world))
         placing = Placing(world.regions, settings.region, settings.otlp_region)
         exchange = Exchange(fleet, accounts, store.ledger, placing, Hedging(settings.hedge))
         if settings.otlp_endpoint:
@@ -188,6 +187,19 @@ async def _policies(stack: contextlib.AsyncExitStack, settings: Settings, fleet:
     intake = asyncio.create_task(Intake(policies, settings.data / "artifacts", find).run())
     stack.callback(intake.cancel)
     return policies
+
+
+async def _store(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:
+    """Raises SetupError also where the database stands in another region than this gateway: rules tell where rows are
+    stored by the gateway's."""
+    store = await open_store(settings.store_url)
+    stack.push_async_callback(store.close)
+    if (there := await store.places.stands_in(settings.region)) != settings.region:
+        raise SetupError(
+            f"the database stands in {there}, and this gateway's 'region' is {settings.region}: set 'region' to "
+            f"{there}, or 'store' to a database in {settings.region}"
+        )
+    return store
 
 
 async def _accounts(stack: contextlib.AsyncExitStack, store: Store, shared: bool, now: float) -> Accounts:
@@ -276,8 +288,7 @@ def _append(path: Path) -> RawIOBase:
         raise SetupError(f"cannot write {path}: {error.strerror}; check the setting 'route_log'") from None
 
 
-def _world(settings: Settings, home: Home, fleet: Fleet) -> World:
-    catalogue = _regions(settings)
+def _world(settings: Settings, catalogue: list[Region], home: Home, fleet: Fleet) -> World:
     plan = Plan(frozenset(settings.isolate), settings.wan)
     fleet.objective = OBJECTIVES[settings.objective]
 

@@ -78,6 +78,14 @@ def _change(cloud: Cloud, as_json: bool, region: str, status: str) -> None:
     click.echo(f"{region} is {value['status']}")
 
 
+@regions.command("build")
+@REGION
+@remote
+def build_region(cloud: Cloud, as_json: bool, region: str) -> None:
+    """Say that an announced region is being built. It is not served yet."""
+    _change(cloud, as_json, region, "building")
+
+
 @regions.command("open")
 @REGION
 @remote

@@ -168,7 +168,8 @@ class Leases(Protocol):
 
 
 class Places(Protocol):
-    """What operators decided about regions: it holds until they decide otherwise, also over a restart."""
+    """What operators decided about regions: it holds until they decide otherwise, also over a restart; and where the
+    database stands."""
 
     async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
         """The decision of the latest `at` wins."""
@@ -176,6 +177,10 @@ class Places(Protocol):
 
     async def all(self) -> Mapping[str, tuple[RegionStatus, float]]:
         """Status and time of the decision by region id, in the order of the ids."""
+        ...
+
+    async def stands_in(self, region: str) -> str:
+        """The region that the database stands in: `region`, unless it was told another before."""
         ...
 
 
@@ -252,7 +257,8 @@ class Regions(Protocol):
         ...
 
     async def change(self, id: str, status: RegionStatus) -> Region:
-        """Open (`live`), drain (`draining`) or close (`retired`). Raises NotFound or Conflict."""
+        """Open (`live`), drain (`draining`) or close (`retired`) it, or say that it is `announced` or `building`.
+        Raises NotFound or Conflict."""
         ...
 
     async def drill(self, id: str, kind: str, seconds: float) -> None:

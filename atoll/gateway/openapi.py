@@ -34,7 +34,7 @@ BODIES: list[tuple[str, str, str, type[BaseModel]]] = [
     ("patch", "/atoll/v1/keys/{id}", "Change a key's name, limits or policy", KeyChange),
     ("post", "/atoll/v1/models", "Install a model; progress as server-sent events", NewModel),
     ("put", "/atoll/v1/tiers/{tier}", "Put a model behind a tier", TierChange),
-    ("patch", "/atoll/v1/regions/{id}", "Open, drain or close a region", StatusChange),
+    ("patch", "/atoll/v1/regions/{id}", "Open, drain or close a region, or tell that it is built", StatusChange),
     ("post", "/atoll/v1/regions/{id}/drill", "Break a region for a while", Drill),
     ("post", "/atoll/v1/regions/{id}/join", "Become a region, with the token of an invitation", Joining),
     ("post", "/atoll/v1/runs", "Queue a recipe or steps of your own", NewRun),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from atoll.core.errors import NotFound
+from atoll.core.places import RegionStatus
 from atoll.core.ports import Regions
 from atoll.core.route import Request as Asked
 from atoll.gateway.admin import Admin, parse, reply
@@ -19,7 +20,7 @@ from atoll.gateway.admin import Admin, parse, reply
 
 class StatusChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    status: Literal["live", "draining", "retired"]
+    status: RegionStatus
 
 
 class Drill(BaseModel):

@@ -7,19 +7,23 @@ machine that joined. The fleet is told what may be used; the catalogue says wher
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from atoll.core.errors import Conflict, DeadlineExceeded, EngineFailed, InvalidRequest, NotFound
+from atoll.core.errors import AtollError, Conflict, DeadlineExceeded, EngineFailed, InvalidRequest, NotFound
 from atoll.core.places import Region, RegionStatus, next_statuses
+from atoll.core.ports import Places
 from atoll.core.route import Candidate, Decision, Request, explain
 from atoll.regions.faults import DRILLS
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
 from atoll.regions.link import Address, Link
+
+log = logging.getLogger("atoll.regions")
 
 DRAIN_SECONDS = 60.0
 MAX_DRILL_SECONDS = 600.0
@@ -52,7 +56,8 @@ class Plan:
 
 
 class World:
-    """`core.ports.Regions`."""
+    """`core.ports.Regions`. What operators decide is kept in `decisions`, if there are any, which other gateways may
+    share: each follows what the others write there."""
 
     def __init__(self, catalogue: Iterable[Region], home: Home, fleet: Fleet, plan: Plan, spawn: Spawn) -> None:
         self.regions = {region.id: region for region in catalogue}
@@ -60,7 +65,7 @@ class World:
         self.fleet = fleet
         self.plan = plan
         self.rtt: Mapping[str, float] = {}
-        self.remember: Callable[[str, RegionStatus, float], Awaitable[None]] | None = None
+        self.decisions: Places | None = None
         self.links: dict[str, Link] = {}
         self.joined: dict[str, Address] = {}
         self._spawn = spawn
@@ -68,14 +73,14 @@ class World:
         self._tasks: set[asyncio.Task[None]] = set()
         self._drills: dict[str, tuple[str, float]] = {}
         self._changing: set[str] = set()
+        self._decided: dict[str, float] = {}
 
-    async def start(self, rtt: Mapping[str, float], statuses: Mapping[str, RegionStatus]) -> None:
-        """Serve every region that is live. `rtt` is seconds from the gateway; `statuses` were decided by operators, of
-        which `remember` is told."""
+    async def start(self, rtt: Mapping[str, float]) -> None:
+        """Serve every region that is live. `rtt` is seconds from the gateway."""
         self.rtt = rtt
-        for id, status in statuses.items():
+        for id, (status, at) in (await self.decisions.all() if self.decisions else {}).items():
             if id in self.regions:
-                self.regions[id] = replace(self.regions[id], status=status)
+                self.regions[id], self._decided[id] = replace(self.regions[id], status=status), at
         for region in self.regions.values():
             self.fleet.view.region(region.id, region.status, region.carbon, rtt.get(region.id, 0.0))
         await asyncio.gather(*(self._serve(r.id) for r in self.regions.values() if r.status in {"live", "draining"}))
@@ -85,6 +90,27 @@ class World:
         while True:
             await asyncio.sleep(REVIEW_EVERY)
             self.fleet.review()
+            try:
+                await self._follow()
+            except AtollError as error:
+                log.warning("what was decided about regions could not be read: %s", error.message)
+
+    async def _follow(self) -> None:
+        """Begin what was decided at other gateways."""
+        for id, (status, at) in (await self.decisions.all() if self.decisions else {}).items():
+            if id in self.regions and id not in self._changing and at > self._decided.get(id, 0.0):
+                self._changing.add(id)
+                self._begin(self._adopt(id, status, at))
+
+    async def _adopt(self, id: str, status: RegionStatus, at: float) -> None:
+        """In one step, also where there were several. What fails is tried again at the next look."""
+        try:
+            await self._ready(id, status)
+            await self._become(id, status, at)
+        except AtollError as error:
+            log.warning("region %s could not become %s, as was decided: %s", id, status, error.message)
+        finally:
+            self._changing.discard(id)
 
     async def _serve(self, id: str) -> None:
         if id in self.joined:
@@ -126,9 +152,7 @@ class World:
             await process.stop()
         self.joined[address.region] = address
         await self._connect(address)
-        self._set(replace(region, status="live"))
-        if self.remember is not None:
-            await self.remember(address.region, "live", time.time())
+        await self._become(region.id, "live", await self._decide(region.id, "live"))
 
     async def change(self, id: str, status: RegionStatus) -> Region:
         """Open, drain or close a region while requests flow. Closing waits for what runs there, for a minute; streams
@@ -141,20 +165,34 @@ class World:
             raise Conflict(f"region '{id}' is being changed already", param="status")
         self._changing.add(id)
         try:
-            if status == "live" and id not in self.home.stations and id not in self.links:
-                await self._serve(id)
-            self._set(replace(region, status=status))
-            if self.remember is not None:
-                await self.remember(id, status, time.time())
-            if status == "retired":
-                await self._retire(id)
+            await self._ready(id, status)
+            await self._become(id, status, await self._decide(id, status))
         finally:
             self._changing.discard(id)
         return self.regions[id]
 
-    def _set(self, region: Region) -> None:
-        self.regions[region.id] = region
-        self.fleet.view.region(region.id, region.status)
+    async def _decide(self, id: str, status: RegionStatus) -> float:
+        """Write it down for restarts and other gateways; when it was decided, which is after what is known of here."""
+        at = max(time.time(), self._decided.get(id, 0.0) + 0.001)
+        if self.decisions is not None:
+            await self.decisions.put(id, status, at)
+        return at
+
+    async def _ready(self, id: str, status: RegionStatus) -> None:
+        """Raises what kept a region from being served; nothing of it is left then."""
+        if status == "live" and id not in self.home.stations and id not in self.links:
+            try:
+                await self._serve(id)
+            except AtollError:
+                await self._retire(id)
+                raise
+
+    async def _become(self, id: str, status: RegionStatus, at: float) -> None:
+        self._decided[id] = at
+        self.regions[id] = replace(self.regions[id], status=status)
+        self.fleet.view.region(id, status)
+        if status not in {"live", "draining"}:
+            await self._retire(id)
 
     async def _retire(self, id: str) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS

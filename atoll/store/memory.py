@@ -117,6 +117,7 @@ class MemoryKeys:
 class MemoryPlaces:
     def __init__(self) -> None:
         self._places: dict[str, tuple[RegionStatus, float]] = {}
+        self._region = ""
 
     async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
         if region_id not in self._places or self._places[region_id][1] <= at:
@@ -124,6 +125,10 @@ class MemoryPlaces:
 
     async def all(self) -> Mapping[str, tuple[RegionStatus, float]]:
         return dict(sorted(self._places.items()))
+
+    async def stands_in(self, region: str) -> str:
+        self._region = self._region or region
+        return self._region
 
 
 class MemoryLeases:

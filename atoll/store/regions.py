@@ -1,4 +1,4 @@
-"""What operators decided about regions, in SQL."""
+"""What operators decided about regions, and the region that the database stands in, in SQL."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from sqlalchemy import Connection, select, text
 
 from atoll.core.places import RegionStatus
 from atoll.store.readers import Readers
-from atoll.store.schema import places
+from atoll.store.schema import facts, places
 from atoll.store.writer import Writer
 
 PUT = text(
     "INSERT INTO places (region_id, status, at) VALUES (:region_id, :status, :at) ON CONFLICT (region_id)"
     " DO UPDATE SET status = excluded.status, at = excluded.at WHERE excluded.at >= places.at"
 )
+TELL = text("INSERT INTO facts (name, value) VALUES ('region', :region) ON CONFLICT (name) DO NOTHING")
 
 
 class SqlPlaces:
@@ -30,6 +31,14 @@ class SqlPlaces:
         rows = await self._readers.fetch(select(places).order_by(places.c.region_id))
         return {row.region_id: (row.status, row.at) for row in rows}
 
+    async def stands_in(self, region: str) -> str:
+        return await self._writer.run(partial(_stands_in, region=region))
+
 
 def _put(connection: Connection, row: dict[str, object]) -> None:
     connection.execute(PUT, row)
+
+
+def _stands_in(connection: Connection, region: str) -> str:
+    connection.execute(TELL, {"region": region})
+    return connection.execute(select(facts.c.value).where(facts.c.name == "region")).scalar_one()

@@ -96,6 +96,13 @@ places = Table(
     Column("at", Double, nullable=False),
 )
 
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 pools = Table(
     "pools",
     metadata,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from atoll.store import Store, open_store
 
 
@@ -14,6 +17,30 @@ async def test_the_latest_decision_of_a_region_holds(store: Store):
     assert list((await store.places.all()).items()) == [("eu-west-3", ("live", 10.0)), ("us-east-1", ("retired", 21.0))]
     await store.places.put("us-east-1", "live", 21.0)
     assert (await store.places.all())["us-east-1"] == ("live", 21.0)
+
+
+async def test_the_first_who_says_where_the_database_stands_is_right(store: Store):
+    assert await store.places.stands_in("eu-west-3") == "eu-west-3"
+    assert await store.places.stands_in("us-east-1") == "eu-west-3"
+    assert await store.places.all() == {}
+
+
+async def test_where_the_database_stands_outlives_a_restart(durable_url: str):
+    store = await open_store(durable_url)
+    await store.places.stands_in("eu-west-3")
+    await store.close()
+    store = await open_store(durable_url)
+    assert await store.places.stands_in("us-east-1") == "eu-west-3"
+    await store.close()
+
+
+async def test_gateways_that_start_at_once_agree_where_it_stands(new_url: Callable[[str], str]):
+    url, said = new_url("postgresql"), ("eu-west-3", "us-east-1", "x-fr-1")
+    stores = await asyncio.gather(*(open_store(url) for _ in said))
+    told = await asyncio.gather(*(s.places.stands_in(r) for s, r in zip(stores, said, strict=True)))
+    assert len(set(told)) == 1 and told[0] in said
+    for store in stores:
+        await store.close()
 
 
 async def test_decisions_outlive_a_restart(durable_url: str):

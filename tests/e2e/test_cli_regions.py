@@ -39,6 +39,8 @@ def test_a_region_is_shown_opened_drained_and_closed(cloud: Any) -> None:
     assert re.search(r"^status +announced +\[.*https://", shown, re.MULTILINE)
     assert re.search(r"^electricity +0\.\d+ +\[estimate: ", shown, re.MULTILINE)
     assert FRANCE in run(cloud, "regions", "list").stdout
+    assert run(cloud, "regions", "build", FRANCE).stdout == "x-fr-1 is building\n"
+    assert state(cloud, FRANCE) == ("building", "")
     assert run(cloud, "regions", "open", FRANCE).stdout == "x-fr-1 is live\n"
     assert state(cloud, FRANCE) == ("live", "shared")
     refused(run(cloud, "regions", "close", FRANCE), "is live; from there it can become: draining")

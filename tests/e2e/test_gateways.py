@@ -7,12 +7,16 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from metered import Client, metered
 from test_budget import check_rows, ledger, make_key, nano, read
+from test_cli import refused, run
+
+from atoll.store import open_store
 
 pytestmark = [pytest.mark.xdist_group("quota"), pytest.mark.timeout(180)]
 
@@ -35,6 +39,24 @@ async def test_a_gateway_dies_and_the_budget_stays_exact(
                 (data / "models/mock.toml").write_bytes((tmp_path / "one/models/mock.toml").read_bytes())
             clouds.append(await asyncio.to_thread(boot, *options, data=data))
         await use_up(http, clouds)
+
+
+async def test_a_gateway_in_another_region_than_its_database_does_not_start(
+    tmp_path: Path, postgres_server: Any
+) -> None:
+    """What a rule keeps in Virginia would be stored in Frankfurt. A region that is not known is not written down."""
+    for url in (f"sqlite:///{tmp_path}/atoll.db", postgres_server.new_database()):
+        cloud = SimpleNamespace(data=tmp_path)
+        up = ("up", "--port", "0", "--models", "none", "--store", url)
+        refused(run(cloud, *up, environment={"ATOLL_REGION": "atlantis"}), "no region 'atlantis'")
+        store = await open_store(url)
+        assert await store.places.stands_in("eu-central-1") == "eu-central-1"
+        await store.close()
+        said = "stands in eu-central-1, and this gateway's 'region' is us-east-1: set 'region' to eu-central-1, or"
+        refused(run(cloud, *up, environment={"ATOLL_REGION": "us-east-1"}), said)
+        store = await open_store(url)
+        assert await store.keys.all() == []
+        await store.close()
 
 
 async def use_up(http: httpx.AsyncClient, clouds: list[Any]) -> None:

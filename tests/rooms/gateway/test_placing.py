@@ -12,9 +12,11 @@ import httpx
 import pytest
 from support import CHAT_CARD, SECRET, USER, House, chunk, event_stream, json_answer, running, serving, usage
 
+from atoll.core.errors import NotFound
 from atoll.core.places import Region, Residency
 from atoll.core.types import Endpoint, Policy
 from atoll.gateway.placing import Placing
+from atoll.gateway.tracing import Tracer
 
 CHAT = "/v1/chat/completions"
 REGIONS = {
@@ -30,10 +32,10 @@ WHOLE = ANSWER | {"usage": usage(3, 2)["usage"]}
 
 
 @asynccontextmanager
-async def house(*served: str, home: str = "eu-one") -> AsyncIterator[House]:
+async def house(*served: str, home: str = "eu-one", traces: str = "") -> AsyncIterator[House]:
     async with running(CHAT_CARD) as made, serving(made.upstream) as url:
         made.fleet.leave("talker", "talker-1")
-        made.gateway.exchange.placing = Placing(REGIONS, home)
+        made.gateway.exchange.placing = Placing(REGIONS, home, traces)
         for region in served:
             made.fleet.view.region(region, "live", rtt=0.1 if region.startswith("eu") else 0.0)
             made.fleet.join("talker", Endpoint(f"talker@{region}", url, region))
@@ -139,3 +141,92 @@ async def test_a_stream_that_fails_goes_on_only_where_it_may() -> None:
         reply = await ask(made, stream=True)
         assert reply.headers["x-atoll-region"] == "eu-one" and "error" in reply.text
         assert (await made.settled()).path.startswith("eu-one:")
+
+
+def tale(of: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Once upon a time there was a {of}. " * 300}]
+
+
+async def read_in(made: House, messages: list[dict[str, str]], **body: Any) -> str:
+    """Where the prompt is read. Every region reads a token in a millisecond, so that reading it anew is slow."""
+    for spot in made.fleet.members("talker"):
+        spot.base, spot.per_token = 0.0, 0.001
+    return (await ask(made, messages=messages, **body)).headers["x-atoll-region"]
+
+
+async def test_a_prompt_goes_back_to_the_region_that_read_it_only_where_it_may() -> None:
+    async with house("eu-one", "us-one") as made:
+        assert await read_in(made, tale("lagoon"), residency={"process_in": "eu"}) == "eu-one"
+        assert await read_in(made, tale("reef")) == "us-one"
+        assert await read_in(made, tale("lagoon")) == "eu-one"
+        policy(made, process_in=("us",))
+        assert await read_in(made, tale("lagoon")) == "us-one"
+        policy(made, process_in=("eu",))
+        assert await read_in(made, tale("reef")) == "eu-one"
+        made.fleet.leave("talker", "talker@eu-one")
+        assert (await ask(made, messages=tale("lagoon"))).json()["error"]["code"] == "residency_unavailable"
+
+
+async def respond(made: House, **body: Any) -> httpx.Response:
+    made.upstream.on(CHAT, event_stream(chunk({"content": "Hello."}), chunk({}, "stop"), usage(7, 2)))
+    async with httpx.AsyncClient(timeout=10, headers={"authorization": f"Bearer {SECRET}"}) as client:
+        return await client.post(f"{made.url}/v1/responses", json={"model": "talker", "input": "hi", **body})
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_response_is_stored_only_where_it_may_be(store: bool) -> None:
+    async with house("eu-one", "us-one") as made:
+        refused = await respond(made, store=store, residency={"store_in": ["us"]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "data_residency_mismatch")
+        assert made.upstream.asked == [] and await made.rows() == []
+        policy(made, store_in=("us",))
+        assert (await respond(made, store=store)).status_code == 403
+        assert made.upstream.asked == [] and made.store.responses._bodies == {}  # type: ignore[attr-defined]
+        policy(made, process_in=("us",), store_in=("eu",))
+        answer = (await respond(made, store=store)).json()
+        row = await made.settled()
+        assert (row.region, row.stored_in, row.rule) == ("us-one", "eu-one", "process_in=us store_in=eu")
+        if store:
+            assert (await made.store.responses.get(answer["id"], USER.id, 0.0))["response"]["id"] == answer["id"]
+        else:
+            with pytest.raises(NotFound):
+                await made.store.responses.get(answer["id"], USER.id, 0.0)
+
+
+class Collector:
+    """What is sent to an OTLP endpoint."""
+
+    def __init__(self) -> None:
+        self.told = b""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            self.told, more = self.told + message.get("body", b""), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("traces", "rule", "exported"),
+    [
+        ("", {}, True),
+        ("us-one", {"process_in": ("eu",)}, True),
+        ("eu-two", {"store_in": ("eu",)}, True),
+        ("us-one", {"store_in": ("eu",)}, False),
+        ("nowhere", {"store_in": ("eu",)}, False),
+        ("", {"store_in": ("global",)}, False),
+    ],
+)
+async def test_a_span_goes_only_where_it_may_be_stored(traces: str, rule: dict[str, Any], exported: bool) -> None:
+    collector = Collector()
+    async with house("eu-one", "us-one", traces=traces) as made, serving(collector) as endpoint:
+        tracer = made.gateway.exchange.tracer = Tracer(endpoint, "0")
+        policy(made, **rule)
+        reply = await ask(made)
+        assert reply.status_code == 200
+        await made.settled()
+        await asyncio.to_thread(tracer.close)
+        assert ((await made.settled()).id.encode() in collector.told) == exported
+        assert bool(collector.told) == exported

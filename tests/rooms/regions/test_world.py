@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from known_engine import KnownEngine
 from support import serving
 from test_resume import CARD
 
-from atoll.core.errors import Conflict, InvalidRequest, NotFound
-from atoll.core.places import Region
-from atoll.core.ports import Ask
+from atoll.core.errors import Conflict, EngineFailed, InvalidRequest, NotFound, Overloaded
+from atoll.core.places import Region, RegionStatus
+from atoll.core.ports import Ask, Places
 from atoll.core.route import Request
 from atoll.core.types import Endpoint
 from atoll.engines.remote import RemoteRunner
+from atoll.regions import world as places
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
 from atoll.regions.site import Site
 from atoll.regions.station import Station
 from atoll.regions.world import Plan, World
+from atoll.store import open_store
+from atoll.store.memory import MemoryPlaces
 
 BODY = b'{"model":"known","max_tokens":3,"messages":[{"role":"user","content":"hi"}]}'
 
@@ -30,8 +35,29 @@ def place(id: str, status: str = "live") -> Region:
     return Region(id, id, "DE", 0.0, 0.0, status)  # type: ignore[arg-type]
 
 
+class Away(MemoryPlaces):
+    """A database that can be gone."""
+
+    away = False
+
+    async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
+        self._look()
+        await super().put(region_id, status, at)
+
+    async def all(self) -> Mapping[str, tuple[RegionStatus, float]]:
+        self._look()
+        return await super().all()
+
+    def _look(self) -> None:
+        if self.away:
+            raise Overloaded("the database cannot be read", retry_after=1.0)
+
+
 class Elsewhere:
-    """A region in a process of its own, as `World` knows it: here a station of this process."""
+    """A region in a process of its own, as `World` knows it: here a station of this process. The next `fails` starts
+    do not succeed."""
+
+    fails = 0
 
     def __init__(self, region: str, site: Site, up) -> None:
         self.station = Station(region, site, 4, "token")
@@ -40,6 +66,9 @@ class Elsewhere:
         self.pid = 1
 
     async def start(self) -> str:
+        if Elsewhere.fails:
+            Elsewhere.fails -= 1
+            raise EngineFailed("it ended at once")
         await self.station.listen()
         return self.station.url
 
@@ -51,7 +80,7 @@ class Elsewhere:
 
 
 @asynccontextmanager
-async def world(*regions: Region, isolate: str = "") -> AsyncIterator[World]:
+async def world(*regions: Region, isolate: str = "", decisions: Places | None = None) -> AsyncIterator[World]:
     async with serving(KnownEngine()) as url:
         fleet, site = Fleet(patience=0.5), Site()
         home = Home(fleet, site, "a", slots=4)
@@ -64,7 +93,8 @@ async def world(*regions: Region, isolate: str = "") -> AsyncIterator[World]:
         site.offer(CARD, RemoteRunner(CARD))
         site.join("known", Endpoint("engine", url, "a"))
         home._stations = lambda card_id: list(home.stations.values())  # type: ignore[method-assign]
-        await made.start({r.id: 0.01 for r in regions}, {})
+        made.decisions = decisions
+        await made.start({r.id: 0.01 for r in regions})
         yield made
         await made.close()
         await home.close()
@@ -85,19 +115,97 @@ def row(made: World, id: str) -> dict:
 
 
 async def test_an_announced_region_opens_and_serves_and_its_state_is_remembered() -> None:
-    told = []
-
-    async def remember(id: str, status: str, at: float) -> None:
-        told.append((id, status))
-
-    async with world(place("a"), place("b", "announced")) as made:
-        made.remember = remember
+    decisions = MemoryPlaces()
+    async with world(place("a"), place("b", "announced"), decisions=decisions) as made:
         with pytest.raises(Exception, match="residency"):
             await answers(made, "b")
         await made.change("b", "live")
         assert await answers(made, "b") == "b"
         assert (row(made, "b")["status"], row(made, "b")["served_by"]) == ("live", "shared")
-        assert told == [("b", "live")]
+        assert [(id, status) for id, (status, _) in (await decisions.all()).items()] == [("b", "live")]
+    async with world(place("a"), place("b", "announced"), decisions=decisions) as made:
+        assert await answers(made, "b") == "b"
+
+
+async def test_a_region_may_be_built_before_it_opens() -> None:
+    async with world(place("a"), place("b", "announced")) as made:
+        assert (await made.change("b", "building")).status == "building"
+        assert row(made, "b")["served_by"] == ""
+        await made.change("b", "live")
+        assert await answers(made, "b") == "b"
+        with pytest.raises(Conflict, match="'b' is live; from there it can become: draining"):
+            await made.change("b", "building")
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/atoll.db"
+    return request.getfixturevalue("postgres_server").new_database()
+
+
+async def test_what_is_decided_at_one_gateway_holds_at_the_others(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "REVIEW_EVERY", 0.05)
+    one = await open_store(url)
+    two = await open_store(url) if "postgresql" in url else one
+    all_of = (place("a"), place("b"), place("c", "announced"))
+    async with world(*all_of, decisions=one.places) as here, world(*all_of, decisions=two.places) as there:
+        await here.change("b", "draining")
+        await until(lambda: there.regions["b"].status == "draining")
+        with pytest.raises(Exception, match="residency"):
+            await answers(there, "b")
+        await there.change("b", "retired")
+        await there.change("c", "live")
+        await until(lambda: here.regions["b"].status == "retired" and "b" not in here.home.stations)
+        await until(lambda: here.regions["c"].status == "live")
+        assert await answers(here, "c") == await answers(there, "c") == "c"
+        await here.change("b", "live")
+        await until(lambda: there.regions["b"].status == "live")
+        assert await answers(there, "b") == "b"
+    await one.close()
+    if two is not one:
+        await two.close()
+
+
+async def test_a_decision_holds_though_the_clock_of_the_one_before_was_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "REVIEW_EVERY", 0.05)
+    decisions = MemoryPlaces()
+    async with world(place("a"), place("b"), decisions=decisions) as made:
+        await decisions.put("b", "draining", time.time() + 100)
+        await until(lambda: made.regions["b"].status == "draining")
+        await made.change("b", "live")
+        await asyncio.sleep(0.2)
+        assert made.regions["b"].status == "live" and (await decisions.all())["b"][0] == "live"
+
+
+async def test_a_database_that_cannot_be_asked_for_a_while_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "REVIEW_EVERY", 0.05)
+    decisions = Away()
+    async with world(place("a"), place("b"), decisions=decisions) as made:
+        decisions.away = True
+        with pytest.raises(Overloaded):
+            await made.change("b", "draining")
+        await asyncio.sleep(0.2)
+        assert await answers(made, "b") == "b"
+        decisions.away = False
+        await decisions.put("b", "draining", time.time())
+        await until(lambda: made.regions["b"].status == "draining")
+
+
+async def test_a_region_that_does_not_start_here_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "REVIEW_EVERY", 0.05)
+    monkeypatch.setattr(Elsewhere, "fails", 2)
+    decisions = MemoryPlaces()
+    async with world(place("a"), place("b", "announced"), isolate="b", decisions=decisions) as made:
+        await decisions.put("b", "live", time.time())
+        await until(lambda: made.regions["b"].status == "live")
+        assert Elsewhere.fails == 0 and await answers(made, "b") == "b"
 
 
 async def test_a_draining_region_gets_nothing_new_and_closes() -> None:
