@@ -58,17 +58,19 @@ def blames(kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """`stall_least` seconds, `stall_factor` x usual gap: no token for the longer of both is a stall (`first_factor` x
-    usual TTFT, at least `first_least`, before the first). Slow: over `slow_own` x its own usual and `slow_peers` x the
-    median of peers. Outlier: error rate over `error_least` and `outlier` x the median, or TTFT over `outlier` x it; at
-    most `share` of all, for `ejected` seconds, twice as long each time. A TTFT of up to `ttft_fine` seconds is never
-    too slow. Nothing is judged on under `samples` requests, nobody compared with under `peers` peers; times only with
-    those of peers that were asked in the last `recent` seconds, as one that rests knows nothing of a burst."""
+    """`stall_least` seconds, `stall_factor` x usual gap: no token for the longer of both is a stall (before the first:
+    at least `first_least`, `first_factor` x usual TTFT or foreseen prefill, `first_pace` x unread tokens). Slow: over
+    `slow_own` x its own usual and `slow_peers` x the median of peers. Outlier: error rate over `error_least` and
+    `outlier` x the median, or TTFT over `outlier` x it; at most `share` of all, for `ejected` seconds, twice as long
+    each time. A TTFT of up to `ttft_fine` seconds is never too slow. Nothing is judged on under `samples` requests,
+    nobody compared with under `peers` peers; times only with those of peers that were asked in the last `recent`
+    seconds, as one that rests knows nothing of a burst."""
 
     stall_least: float = 1.0
     stall_factor: float = 8.0
     first_least: float = 5.0
     first_factor: float = 8.0
+    first_pace: float = 0.02
     slow_own: float = 4.0
     slow_peers: float = 4.0
     outlier: float = 3.0
@@ -136,12 +138,16 @@ def examine(
     return learned, fault
 
 
-def stall_after(vitals: Vitals, begun: bool, limits: Thresholds = DEFAULTS) -> float:
-    """Seconds without a token after which a stream has stalled. Before the first token, count from when it was sent,
-    and only while it is not waiting in a queue."""
+def stall_after(
+    vitals: Vitals, begun: bool, limits: Thresholds = DEFAULTS, unread: int = 0, prefill: float = 0.0
+) -> float:
+    """Seconds without a token after which a stream has stalled. Before the first token, count only while it is not
+    waiting in a queue, and the engine gives nothing to others either: it may be working for them. `unread` prompt
+    tokens are to be read then, in `prefill` seconds as routing foresees."""
     if begun:
         return max(limits.stall_least, limits.stall_factor * (vitals.usual_gap or 0.0))
-    return max(limits.first_least, limits.first_factor * (vitals.usual_ttft or 0.0))
+    usual = max(vitals.usual_ttft or 0.0, prefill)
+    return max(limits.first_least, limits.first_factor * usual, limits.first_pace * unread)
 
 
 def next_probe(health: Health, vitals: Vitals, now: float, every: float = 10.0) -> float:

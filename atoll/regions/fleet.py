@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,9 +22,10 @@ from atoll.core.health import Health
 from atoll.core.ports import Ask
 from atoll.core.prefix import Memory
 from atoll.core.replay import record
-from atoll.core.route import OBJECTIVES, Decision, Request, route
+from atoll.core.route import OBJECTIVES, Decision, Request, closed, route, unfit
 from atoll.core.types import Endpoint
 from atoll.core.view import Spot, Ticket, View
+from atoll.regions.beats import silence
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
 from atoll.regions.vitals import Watch
 
@@ -63,16 +65,22 @@ class Made(NamedTuple):
 
 
 class Answer:
-    """`core.ports.Reply` over one connection; tells the view how it went."""
+    """`core.ports.Reply` over one connection; tells the view how it went. `elsewhere`: whether another endpoint could
+    serve it now."""
 
-    __slots__ = ("_connection", "_heard", "_pieces", "_ticket", "_view", "_watch", "endpoint", "headers", "status")
+    __slots__ = (
+        "_connection", "_elsewhere", "_heard", "_pieces", "_ticket", "_view", "_watch", "endpoint", "headers", "status",
+    )  # fmt: skip
 
-    def __init__(self, view: View, watch: Watch, ticket: Ticket, connection: Connection) -> None:
+    def __init__(
+        self, view: View, watch: Watch, ticket: Ticket, connection: Connection, elsewhere: Callable[[], bool]
+    ) -> None:
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
         self.endpoint = connection.pool.endpoint
         self._view = view
         self._watch = watch
+        self._elsewhere = elsewhere
         self._ticket = ticket
         self._pieces = 0
         self._heard = 0.0
@@ -83,7 +91,7 @@ class Answer:
         return self._ticket.foreseen
 
     async def read(self) -> bytes:
-        """A station that lives, but whose engine has fallen silent in the middle, is given up too."""
+        """A station that lives, but whose engine hangs or has fallen silent in the middle, is given up too."""
         try:
             data = await self._open().read()
         except AtollError:
@@ -94,10 +102,18 @@ class Answer:
             self._pieces += 1
             self._heard = now
             self._view.first(self._ticket, now)
-        elif self._pieces and data and self._watch.stalled(self.endpoint.name, now - self._heard):
+        elif data and (silent := self._stalled(data, now)):
             self._end(False)
-            raise DeadlineExceeded(f"'{self.endpoint.name}' made no token for {now - self._heard:.0f} s")
+            raise DeadlineExceeded(f"'{self.endpoint.name}' made no token for {silent:.0f} s")
         return data
+
+    def _stalled(self, beat: bytes, now: float) -> float:
+        """Seconds without a token where these are too many. Before the first one the station counts them."""
+        if self._pieces:
+            silent = now - self._heard
+            return silent if self._watch.stalled(self.endpoint.name, silent) else 0.0
+        silent = silence(beat)
+        return silent if silent and self._watch.hangs(self._ticket, silent) and self._elsewhere() else 0.0
 
     async def pipe(self, sink: Sink, drained: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -302,7 +318,13 @@ class Fleet:
             self.view.finish(ticket, time.time(), ok=None if isinstance(error, asyncio.CancelledError) else ok)
             raise
         self.memory.apply(decision, name)
-        return Answer(self.view, self._watches[model], ticket, connection)
+        return Answer(self.view, self._watches[model], ticket, connection, partial(self._elsewhere, ask.request, name))
+
+    def _elsewhere(self, request: Request, name: str) -> bool:
+        """Whether another endpoint could take the request now, be it one that failed it before."""
+        asked, now = request._replace(excluded=frozenset()), time.time()
+        others = (spot for spot in self.members(request.model) if spot.name != name)
+        return any(not closed(spot, asked) and not unfit(spot, asked, now) for spot in others)
 
     async def close(self) -> None:
         for members in self._members.values():

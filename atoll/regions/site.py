@@ -18,29 +18,36 @@ AGAIN = 0.2
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """A model of this machine. `limit` requests at once (0: as many as come) on each engine of `pools`, by name."""
+    """A model of this machine. `limit` requests at once (0: as many as come) on each engine of `pools`, by name, which
+    have given `told` pieces of answers, to whomever."""
 
     card: Card
     runner: Runner | None = None
     limit: int = 0
     failed: str = ""
+    told: int = 0
     pools: dict[str, Pool] = field(default_factory=dict)
 
 
 class Reply:
     """`core.ports.Reply` over a connection to an engine of this machine."""
 
-    __slots__ = ("_connection", "endpoint", "headers", "status")
+    __slots__ = ("_connection", "_seat", "endpoint", "headers", "status")
     expected = 0.0
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, seat: Seat) -> None:
         self._connection = connection
+        self._seat = seat
         self.status = connection.status
         self.headers = connection.headers
         self.endpoint = connection.pool.endpoint
 
     async def read(self) -> bytes:
-        return await self._connection.read()
+        """Events count as told: a server may still tokenise and send heads when its model hangs."""
+        data = await self._connection.read()
+        if data.startswith(b"data:") or b"\ndata:" in data:
+            self._seat.told += 1
+        return data
 
     async def pipe(self, sink: Any, drained: Any) -> None:
         await self._connection.pipe(sink, drained)
@@ -104,7 +111,7 @@ class Site:
             changed, seat = self._changed, self.seat(card_id)
             for pool in seat.pools.values():
                 try:
-                    return Reply(await pool.request(path, body, content_type))
+                    return Reply(await pool.request(path, body, content_type), seat)
                 except EngineFailed as error:
                     if error.code != UNREACHABLE:
                         raise

@@ -24,11 +24,11 @@ from atoll.core.admission import Ticket
 from atoll.core.cards import Card, Weights, card_table
 from atoll.core.errors import AtollError, EngineFailed, Forbidden, NotFound, to_wire
 from atoll.core.types import Endpoint
+from atoll.regions.beats import EVERY, beat
 from atoll.regions.faults import Faults, Line
 from atoll.regions.queue import Queue, Turn
 from atoll.regions.site import Seat, Site
 
-BEAT = 0.5
 COUNT = "/v1/chat/completions/input_tokens"
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -176,7 +176,7 @@ class Station:
                 await turn
                 await self._pass(asked, body, line)
             else:
-                await self._stream(self._chunks(asked, orjson.loads(body), turn), line)
+                await self._stream(asked, orjson.loads(body), turn, line)
         finally:
             queue.leave(turn)
 
@@ -195,12 +195,12 @@ class Station:
 
         return post
 
-    async def _stream(self, events: AsyncIterator[bytes], line: Line) -> None:
+    async def _stream(self, asked: Asked, body: dict[str, Any], turn: Turn, line: Line) -> None:
         """Events as they come, and a comment whenever there was none for a while."""
         await line.start(200, [(b"content-type", b"text/event-stream")])
-        beating = asyncio.create_task(_beat(line))
+        beating = asyncio.create_task(_beat(line, asked.seat, turn))
         try:
-            async with aclosing(events):  # type: ignore[type-var]
+            async with aclosing(self._chunks(asked, body, turn)) as events:  # type: ignore[type-var]
                 async for data in events:
                     await line.write(data)
         except AtollError as error:
@@ -224,13 +224,16 @@ class Station:
         await self.kill()
 
 
-async def _beat(line: Line) -> None:
-    """Tell that the region lives while it has nothing else to tell."""
+async def _beat(line: Line, seat: Seat, turn: Turn) -> None:
+    """Tell that the region lives while it has nothing else to tell. An engine that is being restarted is not silent.
+    Silence is counted in beats: a process that was itself held up has not listened."""
+    silent = 0.0
     while True:
-        before = line.written
-        await asyncio.sleep(BEAT)
+        before, told = line.written, seat.told
+        await asyncio.sleep(EVERY)
+        silent = silent + EVERY if turn.done() and seat.pools and seat.told == told else 0.0
         if line.written == before:
-            await line.write(b": here\n\n")
+            await line.write(beat(silent))
 
 
 def _told(card: Card) -> dict[str, Any]:

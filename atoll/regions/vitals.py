@@ -5,7 +5,7 @@ from __future__ import annotations
 from atoll.core.health import Ejected, Fault, Outcome, Thresholds, Vitals, eject, examine, stall_after
 from atoll.core.view import Ticket
 
-LIMITS = Thresholds(stall_least=10.0)
+LIMITS = Thresholds(stall_least=10.0, first_least=20.0)
 """Where regions share cores, one that reads long prompts makes no tokens for others for seconds."""
 
 
@@ -38,6 +38,12 @@ class Watch:
     def stalled(self, name: str, silent: float) -> bool:
         """Whether `silent` seconds without a token are too many in the middle of an answer of this endpoint."""
         return silent > stall_after(self._vitals.get(name, Vitals()), True, LIMITS)
+
+    def hangs(self, ticket: Ticket, silent: float) -> bool:
+        """Whether `silent` seconds in which the engine gave nothing are too many before the first token."""
+        spot = ticket.spot
+        prefill = spot.base + ticket.tokens * spot.per_token
+        return silent > stall_after(self._vitals.get(spot.name, Vitals()), False, LIMITS, ticket.tokens, prefill)
 
     def forget(self, name: str) -> None:
         self._vitals.pop(name, None)

@@ -143,6 +143,14 @@ def test_a_stall_is_8_usual_gaps_and_at_least_a_second():
     assert stall_after(replace(GOOD, usual_ttft=3.0), begun=False) == 24.0
 
 
+def test_before_the_first_token_a_long_prompt_may_take_as_long_as_it_plausibly_does():
+    assert stall_after(GOOD, begun=False, unread=100, prefill=0.2) == 5.0
+    assert stall_after(GOOD, begun=False, unread=4000) == 80.0, "whatever was foreseen of an engine hardly known"
+    assert stall_after(GOOD, begun=False, unread=4000, prefill=30.0) == 240.0
+    assert stall_after(replace(GOOD, usual_ttft=40.0), begun=False, unread=4000, prefill=30.0) == 320.0
+    assert stall_after(GOOD, begun=True, unread=4000, prefill=30.0) == 1.0, "it is read by then"
+
+
 def test_probes_go_where_no_traffic_goes():
     assert next_probe(Health(), GOOD, 105.0) == 110.0
     assert next_probe(Health(), GOOD, 200.0) == 200.0
