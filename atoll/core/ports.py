@@ -183,6 +183,12 @@ class Places(Protocol):
         """The region that the database stands in: `region`, unless it was told another before."""
         ...
 
+    async def join(self, region_id: str) -> None:
+        """A machine elsewhere serves it from now on; no gateway does by itself."""
+        ...
+
+    async def joined(self) -> frozenset[str]: ...
+
 
 class Responses(Protocol):
     """Stored answers of the Responses API, so that a later request can continue one."""

@@ -74,13 +74,16 @@ class World:
         self._drills: dict[str, tuple[str, float]] = {}
         self._changing: set[str] = set()
         self._decided: dict[str, float] = {}
+        self._elsewhere: frozenset[str] = frozenset()
 
     async def start(self, rtt: Mapping[str, float]) -> None:
         """Serve every region that is live. `rtt` is seconds from the gateway."""
         self.rtt = rtt
-        for id, (status, at) in (await self.decisions.all() if self.decisions else {}).items():
+        for id, (status, at) in (await self._read()).items():
             if id in self.regions:
                 self.regions[id], self._decided[id] = replace(self.regions[id], status=status), at
+        for id in self.joined.keys() - self._elsewhere:
+            await self._claim(id)
         for region in self.regions.values():
             self.fleet.view.region(region.id, region.status, region.carbon, rtt.get(region.id, 0.0))
         await asyncio.gather(*(self._serve(r.id) for r in self.regions.values() if r.status in {"live", "draining"}))
@@ -97,10 +100,23 @@ class World:
 
     async def _follow(self) -> None:
         """Begin what was decided at other gateways."""
-        for id, (status, at) in (await self.decisions.all() if self.decisions else {}).items():
+        for id, (status, at) in (await self._read()).items():
             if id in self.regions and id not in self._changing and at > self._decided.get(id, 0.0):
                 self._changing.add(id)
                 self._begin(self._adopt(id, status, at))
+
+    async def _read(self) -> Mapping[str, tuple[RegionStatus, float]]:
+        """Decisions first: who sees that a joined region was opened also sees that it joined."""
+        if self.decisions is None:
+            return {}
+        decided = await self.decisions.all()
+        self._elsewhere = await self.decisions.joined()
+        return decided
+
+    async def _claim(self, id: str) -> None:
+        """Other gateways cease to serve what joined here."""
+        if self.decisions is not None:
+            await self.decisions.join(id)
 
     async def _adopt(self, id: str, status: RegionStatus, at: float) -> None:
         """In one step, also where there were several. What fails is tried again at the next look."""
@@ -115,6 +131,9 @@ class World:
     async def _serve(self, id: str) -> None:
         if id in self.joined:
             await self._connect(self.joined[id])
+            return
+        if id in self._elsewhere:
+            log.warning("region %s joined another gateway; this one does not serve it", id)
             return
         if id not in self.plan.isolate:
             await self.home.open([id])
@@ -145,14 +164,12 @@ class World:
 
     async def admit(self, address: Address) -> None:
         """A region elsewhere takes its place in the fleet."""
-        region = self.region(address.region)
-        if address.region in self.home.stations:
-            await self.home.shut(address.region)
-        if (process := self._processes.pop(address.region, None)) is not None:
-            await process.stop()
-        self.joined[address.region] = address
+        id = self.region(address.region).id
+        await self._claim(id)
+        await self._yield(id)
+        self.joined[id] = address
         await self._connect(address)
-        await self._become(region.id, "live", await self._decide(region.id, "live"))
+        await self._become(id, "live", await self._decide(id, "live"))
 
     async def change(self, id: str, status: RegionStatus) -> Region:
         """Open, drain or close a region while requests flow. Closing waits for what runs there, for a minute; streams
@@ -180,6 +197,8 @@ class World:
 
     async def _ready(self, id: str, status: RegionStatus) -> None:
         """Raises what kept a region from being served; nothing of it is left then."""
+        if id in self._elsewhere and id not in self.joined:
+            await self._yield(id)
         if status == "live" and id not in self.home.stations and id not in self.links:
             try:
                 await self._serve(id)
@@ -198,6 +217,10 @@ class World:
         deadline = time.monotonic() + DRAIN_SECONDS
         while self._busy(id) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+        await self._yield(id)
+
+    async def _yield(self, id: str) -> None:
+        """Serve it no longer; what runs goes on until it is done, or elsewhere."""
         if (link := self.links.pop(id, None)) is not None:
             await link.close()
         if (process := self._processes.pop(id, None)) is not None:

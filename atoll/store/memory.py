@@ -118,6 +118,7 @@ class MemoryPlaces:
     def __init__(self) -> None:
         self._places: dict[str, tuple[RegionStatus, float]] = {}
         self._region = ""
+        self._joined: frozenset[str] = frozenset()
 
     async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
         if region_id not in self._places or self._places[region_id][1] <= at:
@@ -129,6 +130,12 @@ class MemoryPlaces:
     async def stands_in(self, region: str) -> str:
         self._region = self._region or region
         return self._region
+
+    async def join(self, region_id: str) -> None:
+        self._joined |= {region_id}
+
+    async def joined(self) -> frozenset[str]:
+        return self._joined
 
 
 class MemoryLeases:

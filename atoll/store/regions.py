@@ -16,7 +16,9 @@ PUT = text(
     "INSERT INTO places (region_id, status, at) VALUES (:region_id, :status, :at) ON CONFLICT (region_id)"
     " DO UPDATE SET status = excluded.status, at = excluded.at WHERE excluded.at >= places.at"
 )
-TELL = text("INSERT INTO facts (name, value) VALUES ('region', :region) ON CONFLICT (name) DO NOTHING")
+TELL = text("INSERT INTO facts (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING")
+HOME = "region"
+JOINED = "joined "
 
 
 class SqlPlaces:
@@ -32,13 +34,21 @@ class SqlPlaces:
         return {row.region_id: (row.status, row.at) for row in rows}
 
     async def stands_in(self, region: str) -> str:
-        return await self._writer.run(partial(_stands_in, region=region))
+        return await self._writer.run(partial(_tell, name=HOME, value=region))
+
+    async def join(self, region_id: str) -> None:
+        await self._writer.run(partial(_tell, name=JOINED + region_id, value=region_id))
+
+    async def joined(self) -> frozenset[str]:
+        rows = await self._readers.fetch(select(facts.c.value).where(facts.c.name.startswith(JOINED)))
+        return frozenset(row.value for row in rows)
 
 
 def _put(connection: Connection, row: dict[str, object]) -> None:
     connection.execute(PUT, row)
 
 
-def _stands_in(connection: Connection, region: str) -> str:
-    connection.execute(TELL, {"region": region})
-    return connection.execute(select(facts.c.value).where(facts.c.name == "region")).scalar_one()
+def _tell(connection: Connection, name: str, value: str) -> str:
+    """What was told first of `name`."""
+    connection.execute(TELL, {"name": name, "value": value})
+    return connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar_one()

@@ -25,6 +25,14 @@ async def test_the_first_who_says_where_the_database_stands_is_right(store: Stor
     assert await store.places.all() == {}
 
 
+async def test_regions_that_joined_are_remembered(store: Store):
+    assert await store.places.joined() == frozenset()
+    await store.places.stands_in("eu-west-3")
+    for id in ("x-fr-1", "joined", "x-fr-1"):
+        await store.places.join(id)
+    assert await store.places.joined() == {"x-fr-1", "joined"}
+
+
 async def test_where_the_database_stands_outlives_a_restart(durable_url: str):
     store = await open_store(durable_url)
     await store.places.stands_in("eu-west-3")

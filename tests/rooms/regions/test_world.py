@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from atoll.engines.remote import RemoteRunner
 from atoll.regions import world as places
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
+from atoll.regions.link import Address
 from atoll.regions.site import Site
 from atoll.regions.station import Station
 from atoll.regions.world import Plan, World
@@ -171,6 +173,28 @@ async def test_what_is_decided_at_one_gateway_holds_at_the_others(url: str, monk
     await one.close()
     if two is not one:
         await two.close()
+
+
+async def test_what_joined_one_gateway_is_served_by_no_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another would answer in its own place and say that it was there."""
+    monkeypatch.setattr(places, "REVIEW_EVERY", 0.05)
+    store, all_of = await open_store(url), (place("a"), place("b"), place("c", "announced"))
+    gateway = partial(world, *all_of, decisions=store.places)
+    async with AsyncExitStack() as machines, gateway() as here, gateway(isolate="b") as there:
+        assert await answers(there, "b") == "b"
+        for id in ("b", "c"):
+            machine = Station(id, here.home.site, 4, "token")
+            await machine.listen()
+            machines.push_async_callback(machine.close)
+            await here.admit(Address(id, machine.url, "token"))
+            assert await answers(here, id) == id
+            await until(lambda id=id: row(there, id)["status"] == "live" and not row(there, id)["served_by"])  # type: ignore[misc]
+            with pytest.raises(Exception, match="residency"):
+                await answers(there, id)
+            assert row(there, id)["served_by"] == "" and row(here, id)["served_by"] == "joined"
+        async with gateway() as later:
+            assert set(later.home.stations) == {"a"}
+    await store.close()
 
 
 async def test_a_decision_holds_though_the_clock_of_the_one_before_was_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What is true of the whole database, such as the region that it stands in."""
+"""What is true of the whole database, such as the region that it stands in, and the regions that joined."""
 
 from __future__ import annotations
 
