@@ -22,7 +22,7 @@ from atoll.core.errors import AtollError
 from atoll.core.ports import Reply
 from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, hedge, recover, spend
 from atoll.core.types import Endpoint, Grade, Usage
-from atoll.gateway.deltas import Chunk, said, say
+from atoll.gateway.deltas import Chunk, apart, begins, said, say
 from atoll.gateway.estimate import prompt_tokens
 from atoll.gateway.exchange import Charge, Exchange, Wish
 from atoll.gateway.http import Http
@@ -113,10 +113,11 @@ class Session:
             self._restarted = False
             yield self._notice()
         async with aclosing(self._source()) as source:
-            async for chunk in source:
-                if not self.attempt.number or (chunk := checking.rest(chunk)):
-                    self._note(chunk)
-                    yield chunk
+            async for made in source:
+                for chunk in apart(made):
+                    if not self.attempt.number or (chunk := checking.rest(chunk)):
+                        self._note(chunk)
+                        yield chunk
         checking.end()
 
     def _notice(self) -> Chunk:
@@ -229,6 +230,8 @@ class Session:
             part, (channel, text) = self.told.part(choice["index"]), said(choice)
             ids = choice.pop("token_ids", None)
             part.add(None if ids is None else tuple(ids), text, channel)
+            if begun := begins(choice):
+                part.calls[begun[0]] = begun[1]
             part.finished = part.finished or choice.get("finish_reason") is not None
             self.charge.delivered(int(bool(text)) if ids is None else len(ids))
         read = chunk.pop("prompt_read", None)
@@ -262,17 +265,24 @@ class Checking:
             return choice
         if "delta" in choice:
             choice["delta"].pop("role", None)
-        finish = choice.get("finish_reason") if not self._told.parts[index].finished else None
+        part, begun = self._told.parts[index], begins(choice)
+        if begun and (name := part.calls.get(begun[0])):
+            if name != begun[1]:
+                raise Mismatch(f"the answer made again differs: it calls '{begun[1]}' instead of '{name}'")
+            choice, begun = say(choice, channel, text), None
+        finish = choice.get("finish_reason") if not part.finished else None
         ids = choice.get("token_ids")
         if index in self._checks and not self._checks[index].done:
             self._checks[index], found = self._checks[index].feed(None if ids is None else tuple(ids), text, channel)
             if isinstance(found, Differs):
                 raise Mismatch(f"the answer made again differs: {found.reason}")
+            if begun and found.text != text:
+                raise Mismatch(f"the answer made again differs: it calls '{begun[1]}' too early")
             if found.text != text:
                 choice = say(choice, channel, found.text)
             choice["token_ids"] = ids = None if found.ids is None else list(found.ids)
             text = found.text
-        return {**choice, "finish_reason": finish} if text or ids or finish else None
+        return {**choice, "finish_reason": finish} if text or ids or finish or begun else None
 
     def end(self) -> None:
         """Raises Mismatch when not all that was told has come again."""
