@@ -42,11 +42,12 @@ Recount = Callable[[], Awaitable[Bound | None]]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Where an answer is to go on: not at `excluded` endpoints, and with these weights; `tried` as in `Ask`."""
+    """Where an answer is to go on: not at `excluded` endpoints, and with these weights; the rest as in `Ask`."""
 
     excluded: frozenset[str] = frozenset()
     digest: str = ""
     tried: Callable[[Endpoint], None] | None = None
+    hope: float = 0.0
 
 
 ANYWHERE = Wish()
@@ -236,7 +237,8 @@ class Exchange:
             excluded=wish.excluded,
             digest=wish.digest,
         )
-        ask = Ask(request, charge.key.policy.priority, waits=charge.place.waits, tried=wish.tried or charge.asked)
+        priority, tried = charge.key.policy.priority, wish.tried or charge.asked
+        ask = Ask(request, priority, waits=charge.place.waits, tried=tried, hope=wish.hope)
         return self.models.open(charge.serving, path, body, content_type, ask)
 
     async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:

@@ -20,7 +20,8 @@ import orjson
 from atoll.core.answer import Told
 from atoll.core.errors import AtollError
 from atoll.core.ports import Reply
-from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, hedge, recover, spend
+from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, Retry, hedge, recover, spend
+from atoll.core.route import Request
 from atoll.core.types import Endpoint, Grade, Usage
 from atoll.gateway.deltas import Chunk, apart, begins, said, say
 from atoll.gateway.estimate import prompt_tokens
@@ -30,6 +31,8 @@ from atoll.gateway.standby import Mismatch, Standby, blame, kind, until_text
 from atoll.gateway.stream import parsed, refusal, usage_of
 
 DEADLINE = 120.0
+HOPE = 10.0
+"""Seconds after a break in which dead endpoints with the weights that began an answer may come back."""
 RESTARTED = "\n\n[The answer broke off, and only another version of the model is left. It begins anew.]\n\n"
 SAME = ("id", "created", "system_fingerprint")
 
@@ -54,6 +57,7 @@ class Session:
         self._before = 0
         self._identity: Chunk = {}
         self._digest = ""
+        self._hopes_until = 0.0
         self._failed: frozenset[str] = frozenset()
         self._standby: Standby | None = None
         self._restarted = False
@@ -84,11 +88,14 @@ class Session:
         self.attempt = replace(
             self.attempt, number=again, deadline=until, ids=known, standby=standby, pace=pace
         )
+        self._hopes_until = self._hopes_until if again > 1 else now + HOPE
         self._before = tokens
-        failure = Failure("gone" if self.http.gone else kind(error), self._left(), error.retry_after)
+        failure = Failure("gone" if self.http.gone else kind(error), self._left(now), error.retry_after)
         action, self.exchange.retries = recover(self.attempt, failure, tokens, now, self.exchange.retries)
         if isinstance(action, GiveUp):
             raise error
+        if isinstance(action, Retry):
+            self._digest = ""
         if isinstance(action, Restart):
             self.charge.restarted()
             self.told, self._digest, self._restarted = Told(), "", True
@@ -100,11 +107,11 @@ class Session:
         if action.after:
             await asyncio.sleep(action.after)
 
-    def _left(self) -> Left:
+    def _left(self, now: float) -> Left:
         """What is left for this answer: its own weights, or only others."""
-        endpoints = self.exchange.models.endpoints(self.charge.serving)
-        same = not self._digest or not endpoints or any(e.digest == self._digest for e in endpoints)
-        return "same" if same else "other"
+        charge = self.charge
+        request = Request(charge.entry.id, charge.serving.id, allowed=charge.place.allowed, digest=self._digest)
+        return self.exchange.models.left(request, hoping=now < self._hopes_until)
 
     async def _made(self) -> AsyncIterator[Chunk]:
         """One attempt: the part of its answer that was not sent yet."""
@@ -139,7 +146,8 @@ class Session:
         if self.way == "fast" and self.told.tokens:
             body = {**body, "continue_token_ids": self.told.ids}
         tried = self._stand_by if self.attempt.policy.recovery == "hot" else None
-        wish, asked = Wish(self._failed, self._digest, tried), time.monotonic()
+        asked = time.monotonic()
+        wish = Wish(self._failed, self._digest, tried, max(0.0, self._hopes_until - asked))
         reply = await self.exchange.open(self.http, self.charge, self.path, orjson.dumps(body), wish=wish)
         self._failed = frozenset({reply.endpoint.name})
         self._digest = reply.endpoint.digest
