@@ -19,7 +19,7 @@ from atoll.core.quota import Ask as Need
 from atoll.core.quota import Ticket
 from atoll.core.recover import Budget, Hedging, earn
 from atoll.core.route import BYTES_PER_TOKEN, Request
-from atoll.core.types import Endpoint, Entry, Key, Price, Status, Usage
+from atoll.core.types import BY_TEXT, Endpoint, Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
 from atoll.gateway.placing import Place, Placing
@@ -92,8 +92,13 @@ class Charge:
 
     def recovered(self, grade: str) -> None:
         """A broken answer goes on elsewhere; each way is named once, in the order they were gone."""
-        if not self.grade.endswith(grade):
+        if self.grade.split(">")[-1].removesuffix(BY_TEXT) != grade:
             self.grade = f"{self.grade}>{grade}" if self.grade else grade
+
+    def by_text(self) -> None:
+        """What was sent is checked, but as text: the engine tells no token ids."""
+        if self.grade and not self.grade.endswith(BY_TEXT):
+            self.grade += BY_TEXT
 
     def restarted(self) -> None:
         """A broken answer begins anew with other weights; what was sent of it is not charged."""

@@ -123,6 +123,8 @@ class Session:
             async for made in source:
                 for chunk in apart(made):
                     if not self.attempt.number or (chunk := checking.rest(chunk)):
+                        if checking.by_text:
+                            self.charge.by_text()
                         self._note(chunk)
                         yield chunk
         checking.end()
@@ -254,11 +256,13 @@ class Session:
 
 
 class Checking:
-    """Holds a new attempt against what was told, and lets through what is new. `onward`: it begins where that ends."""
+    """Holds a new attempt against what was told, and lets through what is new. `onward`: it begins where that ends.
+    `by_text`: not all of it could be compared token by token."""
 
     def __init__(self, told: Told, onward: bool) -> None:
         self._told = told
         self._onward = onward and told.tokens > 0
+        self.by_text = False
         self._checks = {} if self._onward else {index: part.verifier() for index, part in told.parts.items()}
 
     def rest(self, chunk: Chunk) -> Chunk | None:
@@ -284,6 +288,7 @@ class Checking:
             self._checks[index], found = self._checks[index].feed(None if ids is None else tuple(ids), text, channel)
             if isinstance(found, Differs):
                 raise Mismatch(f"the answer made again differs: {found.reason}")
+            self.by_text = self.by_text or self._checks[index].ids is None
             if begun and found.text != text:
                 raise Mismatch(f"the answer made again differs: it calls '{begun[1]}' too early")
             if found.text != text:
