@@ -14,7 +14,14 @@ export const status = (row) => html`<${Ring} state=${LOOK[row.status]} label=${r
 
 /** How a broken stream went on, in words. */
 export function continued(grade) {
-  const ways = { exact: "verified token by token", fast: "equal in distribution", hot: "by a standby, without a stall", restart: "begun anew with other weights" };
+  const ways = {
+    exact: "verified token by token",
+    "exact-text": "verified by its text",
+    fast: "equal in distribution",
+    hot: "by a standby, without a stall",
+    "hot-text": "by a standby, without a stall, verified by its text",
+    restart: "begun anew with other weights",
+  };
   return grade.split(">").map((way) => `${way}${ways[way] ? ` (${ways[way]})` : ""}`).join(", then ");
 }
 

@@ -9,10 +9,12 @@ from atoll.core.recover import Verifier
 
 @dataclass(slots=True)
 class Part:
-    """One choice. `ids` are the tokens of all that was sent, None once some are not known; `texts` by channel."""
+    """One choice. `ids` are the tokens of all that was sent, None once some are not known; `texts` by channel; `calls`
+    the names of the tools whose calls have begun, by index."""
 
     ids: list[int] | None = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=dict)
+    calls: dict[int, str] = field(default_factory=dict)
     tokens: int = 0
     finished: bool = False
 

@@ -10,6 +10,7 @@ from atoll.core.cards import Card
 from atoll.core.leases import Lent, Recall, Report, Stale, Want
 from atoll.core.places import Region, RegionStatus
 from atoll.core.quota import Account, Reject
+from atoll.core.recover import Left
 from atoll.core.route import Request
 from atoll.core.runs import Order, Recipe
 from atoll.core.types import Endpoint, Entry, Key, Limits
@@ -72,13 +73,15 @@ class Reply(Protocol):
 class Ask(NamedTuple):
     """What a request wants of the fleet: a place by `request`, a turn by `priority` (0 to 9), within `deadline` s.
     `waits`: while no region that it may use can serve, wait for one until then. `tried` is told of each endpoint that
-    is asked, before it answers."""
+    is asked, before it answers. `hope`: seconds that dead endpoints with the weights asked for are waited for, where
+    only others are left."""
 
     request: Request
     priority: int = 5
     deadline: float = 600.0
     waits: bool = False
     tried: Callable[[Endpoint], None] | None = None
+    hope: float = 0.0
 
 
 class Models(Protocol):
@@ -92,8 +95,8 @@ class Models(Protocol):
         """The card behind a model id or tier name. Raises NotFound."""
         ...
 
-    def endpoints(self, card: Card) -> Sequence[Endpoint]:
-        """Those in service for `card`, well or not."""
+    def left(self, request: Request, hoping: bool) -> Left:
+        """Which weights are left for an answer that broke, as `core.route.left` says."""
         ...
 
     async def open(

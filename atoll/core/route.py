@@ -25,6 +25,7 @@ from math import ceil
 from typing import NamedTuple, Protocol
 
 from atoll.core.prefix import OFFSETS, Memory
+from atoll.core.recover import Left
 from atoll.core.types import NANO
 from atoll.core.view import Group, Shelf, Spot, View
 
@@ -274,6 +275,23 @@ def unfit(spot: Spot, request: Request, now: float) -> str | None:
     if spot.health.opened and (now < spot.health.retry_at or spot.outstanding):
         return f"unhealthy: {spot.health.failures} failures, next try at {spot.health.retry_at:.1f}"
     return None
+
+
+def left(request: Request, view: View, now: float, hoping: bool) -> Left:
+    """What is left for an answer that was begun with the weights `request.digest`: an endpoint that has them and may
+    serve it, only ones with others, or none. While one is `hoping`, those with an open circuit count too, and one that
+    has left may come back; after that, open circuits count where there is nothing better. Of a model without any
+    endpoint nothing can be said: its engine may just restart."""
+    group = view.groups.get(request.model)
+    if group is None or not group.spots:
+        return "same"
+    anything = request._replace(digest="", excluded=frozenset())
+    spots = [spot for spot in group.spots.values() if closed(spot, anything) is None]
+    well = [spot for spot in spots if spot.health.admits(now)]
+    found = spots if hoping else well or spots
+    if not found:
+        return "same" if hoping else "none"
+    return "same" if not request.digest or any(spot.digest == request.digest for spot in found) else "other"
 
 
 def _fit(shelf: Shelf, request: Request, lost: list[Lost]) -> Iterator[Spot]:

@@ -17,6 +17,8 @@ Role = Literal["admin", "user"]
 Status = Literal["open", "done", "failed", "cancelled", "interrupted"]
 Grade = Literal["exact", "fast", "hot", "none"]
 Mismatch = Literal["fail", "continue", "restart"]
+BY_TEXT = "-text"
+"""Ends a grade whose check could compare text alone, as the engine tells no token ids."""
 
 
 @dataclass(frozen=True, slots=True)

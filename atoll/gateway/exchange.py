@@ -19,7 +19,7 @@ from atoll.core.quota import Ask as Need
 from atoll.core.quota import Ticket
 from atoll.core.recover import Budget, Hedging, earn
 from atoll.core.route import BYTES_PER_TOKEN, Request
-from atoll.core.types import Endpoint, Entry, Key, Price, Status, Usage
+from atoll.core.types import BY_TEXT, Endpoint, Entry, Key, Price, Status, Usage
 from atoll.gateway.accounts import Accounts
 from atoll.gateway.http import Http
 from atoll.gateway.placing import Place, Placing
@@ -42,11 +42,12 @@ Recount = Callable[[], Awaitable[Bound | None]]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Where an answer is to go on: not at `excluded` endpoints, and with these weights; `tried` as in `Ask`."""
+    """Where an answer is to go on: not at `excluded` endpoints, and with these weights; the rest as in `Ask`."""
 
     excluded: frozenset[str] = frozenset()
     digest: str = ""
     tried: Callable[[Endpoint], None] | None = None
+    hope: float = 0.0
 
 
 ANYWHERE = Wish()
@@ -91,8 +92,13 @@ class Charge:
 
     def recovered(self, grade: str) -> None:
         """A broken answer goes on elsewhere; each way is named once, in the order they were gone."""
-        if not self.grade.endswith(grade):
+        if self.grade.split(">")[-1].removesuffix(BY_TEXT) != grade:
             self.grade = f"{self.grade}>{grade}" if self.grade else grade
+
+    def by_text(self) -> None:
+        """What was sent is checked, but as text: the engine tells no token ids."""
+        if self.grade and not self.grade.endswith(BY_TEXT):
+            self.grade += BY_TEXT
 
     def restarted(self) -> None:
         """A broken answer begins anew with other weights; what was sent of it is not charged."""
@@ -236,7 +242,8 @@ class Exchange:
             excluded=wish.excluded,
             digest=wish.digest,
         )
-        ask = Ask(request, charge.key.policy.priority, waits=charge.place.waits, tried=wish.tried or charge.asked)
+        priority, tried = charge.key.policy.priority, wish.tried or charge.asked
+        ask = Ask(request, priority, waits=charge.place.waits, tried=tried, hope=wish.hope)
         return self.models.open(charge.serving, path, body, content_type, ask)
 
     async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from atoll.core.errors import InvalidRequest, SetupError
-from atoll.core.types import Entry
+from atoll.core.types import BY_TEXT, Entry
 
 FILE = "receipts.key"
 
@@ -118,9 +118,10 @@ def receipt(entry: Entry, weights: str) -> dict[str, Any]:
 
 
 def verified(grade: str) -> bool | None:
-    """Whether the parts of a recovered answer were checked token by token against what was sent: False where a check
-    was tried and the answer went on unchecked; None where there was nothing to check, or no check was asked for."""
-    ways = grade.split(">")
+    """Whether the parts of a recovered answer were checked against what was sent, token by token, or letter by letter
+    where the way ends in `-text`: False where a check was tried and the answer went on unchecked; None where there was
+    nothing to check, or no check was asked for."""
+    ways = [way.removesuffix(BY_TEXT) for way in grade.split(">")]
     if ways[0] not in ("exact", "hot"):
         return None
     return "fast" not in ways

@@ -20,9 +20,10 @@ import orjson
 from atoll.core.answer import Told
 from atoll.core.errors import AtollError
 from atoll.core.ports import Reply
-from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, hedge, recover, spend
+from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, Retry, hedge, recover, spend
+from atoll.core.route import Request
 from atoll.core.types import Endpoint, Grade, Usage
-from atoll.gateway.deltas import Chunk, said, say
+from atoll.gateway.deltas import Chunk, apart, begins, said, say
 from atoll.gateway.estimate import prompt_tokens
 from atoll.gateway.exchange import Charge, Exchange, Wish
 from atoll.gateway.http import Http
@@ -30,6 +31,8 @@ from atoll.gateway.standby import Mismatch, Standby, blame, kind, until_text
 from atoll.gateway.stream import parsed, refusal, usage_of
 
 DEADLINE = 120.0
+HOPE = 10.0
+"""Seconds after a break in which dead endpoints with the weights that began an answer may come back."""
 RESTARTED = "\n\n[The answer broke off, and only another version of the model is left. It begins anew.]\n\n"
 SAME = ("id", "created", "system_fingerprint")
 
@@ -54,6 +57,7 @@ class Session:
         self._before = 0
         self._identity: Chunk = {}
         self._digest = ""
+        self._hopes_until = 0.0
         self._failed: frozenset[str] = frozenset()
         self._standby: Standby | None = None
         self._restarted = False
@@ -84,11 +88,14 @@ class Session:
         self.attempt = replace(
             self.attempt, number=again, deadline=until, ids=known, standby=standby, pace=pace
         )
+        self._hopes_until = self._hopes_until if again > 1 else now + HOPE
         self._before = tokens
-        failure = Failure("gone" if self.http.gone else kind(error), self._left(), error.retry_after)
+        failure = Failure("gone" if self.http.gone else kind(error), self._left(now), error.retry_after)
         action, self.exchange.retries = recover(self.attempt, failure, tokens, now, self.exchange.retries)
         if isinstance(action, GiveUp):
             raise error
+        if isinstance(action, Retry):
+            self._digest = ""
         if isinstance(action, Restart):
             self.charge.restarted()
             self.told, self._digest, self._restarted = Told(), "", True
@@ -100,11 +107,11 @@ class Session:
         if action.after:
             await asyncio.sleep(action.after)
 
-    def _left(self) -> Left:
+    def _left(self, now: float) -> Left:
         """What is left for this answer: its own weights, or only others."""
-        endpoints = self.exchange.models.endpoints(self.charge.serving)
-        same = not self._digest or not endpoints or any(e.digest == self._digest for e in endpoints)
-        return "same" if same else "other"
+        charge = self.charge
+        request = Request(charge.entry.id, charge.serving.id, allowed=charge.place.allowed, digest=self._digest)
+        return self.exchange.models.left(request, hoping=now < self._hopes_until)
 
     async def _made(self) -> AsyncIterator[Chunk]:
         """One attempt: the part of its answer that was not sent yet."""
@@ -113,10 +120,13 @@ class Session:
             self._restarted = False
             yield self._notice()
         async with aclosing(self._source()) as source:
-            async for chunk in source:
-                if not self.attempt.number or (chunk := checking.rest(chunk)):
-                    self._note(chunk)
-                    yield chunk
+            async for made in source:
+                for chunk in apart(made):
+                    if not self.attempt.number or (chunk := checking.rest(chunk)):
+                        if checking.by_text:
+                            self.charge.by_text()
+                        self._note(chunk)
+                        yield chunk
         checking.end()
 
     def _notice(self) -> Chunk:
@@ -138,7 +148,8 @@ class Session:
         if self.way == "fast" and self.told.tokens:
             body = {**body, "continue_token_ids": self.told.ids}
         tried = self._stand_by if self.attempt.policy.recovery == "hot" else None
-        wish, asked = Wish(self._failed, self._digest, tried), time.monotonic()
+        asked = time.monotonic()
+        wish = Wish(self._failed, self._digest, tried, max(0.0, self._hopes_until - asked))
         reply = await self.exchange.open(self.http, self.charge, self.path, orjson.dumps(body), wish=wish)
         self._failed = frozenset({reply.endpoint.name})
         self._digest = reply.endpoint.digest
@@ -229,6 +240,8 @@ class Session:
             part, (channel, text) = self.told.part(choice["index"]), said(choice)
             ids = choice.pop("token_ids", None)
             part.add(None if ids is None else tuple(ids), text, channel)
+            if begun := begins(choice):
+                part.calls[begun[0]] = begun[1]
             part.finished = part.finished or choice.get("finish_reason") is not None
             self.charge.delivered(int(bool(text)) if ids is None else len(ids))
         read = chunk.pop("prompt_read", None)
@@ -243,11 +256,13 @@ class Session:
 
 
 class Checking:
-    """Holds a new attempt against what was told, and lets through what is new. `onward`: it begins where that ends."""
+    """Holds a new attempt against what was told, and lets through what is new. `onward`: it begins where that ends.
+    `by_text`: not all of it could be compared token by token."""
 
     def __init__(self, told: Told, onward: bool) -> None:
         self._told = told
         self._onward = onward and told.tokens > 0
+        self.by_text = False
         self._checks = {} if self._onward else {index: part.verifier() for index, part in told.parts.items()}
 
     def rest(self, chunk: Chunk) -> Chunk | None:
@@ -262,17 +277,25 @@ class Checking:
             return choice
         if "delta" in choice:
             choice["delta"].pop("role", None)
-        finish = choice.get("finish_reason") if not self._told.parts[index].finished else None
+        part, begun = self._told.parts[index], begins(choice)
+        if begun and (name := part.calls.get(begun[0])):
+            if name != begun[1]:
+                raise Mismatch(f"the answer made again differs: it calls '{begun[1]}' instead of '{name}'")
+            choice, begun = say(choice, channel, text), None
+        finish = choice.get("finish_reason") if not part.finished else None
         ids = choice.get("token_ids")
         if index in self._checks and not self._checks[index].done:
             self._checks[index], found = self._checks[index].feed(None if ids is None else tuple(ids), text, channel)
             if isinstance(found, Differs):
                 raise Mismatch(f"the answer made again differs: {found.reason}")
+            self.by_text = self.by_text or self._checks[index].ids is None
+            if begun and found.text != text:
+                raise Mismatch(f"the answer made again differs: it calls '{begun[1]}' too early")
             if found.text != text:
                 choice = say(choice, channel, found.text)
             choice["token_ids"] = ids = None if found.ids is None else list(found.ids)
             text = found.text
-        return {**choice, "finish_reason": finish} if text or ids or finish else None
+        return {**choice, "finish_reason": finish} if text or ids or finish or begun else None
 
     def end(self) -> None:
         """Raises Mismatch when not all that was told has come again."""

@@ -21,8 +21,9 @@ from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFou
 from atoll.core.health import Health
 from atoll.core.ports import Ask
 from atoll.core.prefix import Memory
+from atoll.core.recover import Left
 from atoll.core.replay import record
-from atoll.core.route import OBJECTIVES, Decision, Request, closed, route, unfit
+from atoll.core.route import OBJECTIVES, Decision, Request, closed, left, route, unfit
 from atoll.core.types import Endpoint
 from atoll.core.view import Spot, Ticket, View
 from atoll.regions.beats import silence
@@ -232,8 +233,8 @@ class Fleet:
     def members(self, card_id: str) -> list[Spot]:
         return [member.spot for member in self._members.get(card_id, {}).values()]
 
-    def endpoints(self, card: Card) -> list[Endpoint]:
-        return [member.endpoint for member in self._members.get(card.id, {}).values()]
+    def left(self, request: Request, hoping: bool) -> Left:
+        return left(request, self.view, time.time(), hoping)
 
     def heal(self, card_id: str, name: str) -> None:
         """A probe found that an endpoint lives again."""
@@ -340,7 +341,9 @@ class Search:
         self.card = card
         self.ask = ask
         self.decision: Decision | None = None
-        self._until = time.monotonic() + (ask.deadline if ask.waits else min(fleet.patience, ask.deadline))
+        began = time.monotonic()
+        self._until = began + (ask.deadline if ask.waits else min(fleet.patience, ask.deadline))
+        self._hopes_until = began + ask.hope
         self._attempts = ATTEMPTS
         self._refusals: dict[str, Overloaded] = {}
         self._failure: AtollError | None = None
@@ -378,6 +381,10 @@ class Search:
         if members and not self.decision.order and all(spot.full() for spot in members):
             soonest = min(spot.hold / spot.slots for spot in members)
             raise Overloaded(f"'{self.card.id}' is at its limit of waiting requests", retry_after=soonest)
+        if self.ask.request.digest:
+            hoping = time.monotonic() < self._hopes_until
+            if self.fleet.left(self.ask.request, hoping) == "other":
+                raise self._failure or EngineFailed(f"only other weights of '{self.card.id}' are left")
         if self.left <= 0:
             if places is not None:
                 raise Unplaceable(f"no region that the residency rule allows answers for '{self.card.id}' now")

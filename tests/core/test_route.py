@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from atoll.core.health import Health
 from atoll.core.prefix import Memory, blocks
-from atoll.core.route import OBJECTIVES, ORDER, Decision, Objective, Request, closed, explain, route, unfit
+from atoll.core.route import OBJECTIVES, ORDER, Decision, Objective, Request, closed, explain, left, route, unfit
 from atoll.core.types import Price
 from atoll.core.view import Spot, View
 
@@ -272,3 +272,31 @@ def test_an_endpoint_that_was_slow_is_tried_again_after_a_while() -> None:
         view.forgive(NOW + 21 + 5 * asked, after=30)
         view.spot(MODEL, "r0-1").seen_at = NOW + 21 + 5 * asked
     assert 6 < asked < 20
+
+
+@pytest.mark.parametrize(
+    ("allowed", "dead", "status", "hoping", "now"),
+    [
+        (None, (), "live", "same", "same"),
+        (None, ("same",), "live", "same", "other"),
+        (None, ("other",), "live", "same", "same"),
+        (None, ("same", "other"), "live", "same", "same"),
+        (None, (), "draining", "other", "other"),
+        ({"other"}, (), "live", "other", "other"),
+        ({"other"}, ("other",), "live", "other", "other"),
+        ({"same"}, ("same",), "live", "same", "same"),
+        ({"same"}, (), "draining", "same", "none"),
+        ({"elsewhere"}, (), "live", "same", "none"),
+    ],
+)
+def test_what_is_left_for_a_broken_answer(allowed, dead: tuple[str, ...], status, hoping: str, now: str) -> None:
+    """Each region is named after its weights; the answer began with `same`, whose region has this status."""
+    view = View()
+    for name in ("same", "other"):
+        view.region(name, status if name == "same" else "live")
+        view.join(MODEL, Spot(name, name, digest=name))
+    for name in dead:
+        view.health(MODEL, name, Health(3, 1, NOW + 1))
+    request = Request("", MODEL, allowed=allowed, digest="same", excluded=frozenset({"same"}))
+    assert (left(request, view, NOW, True), left(request, view, NOW, False)) == (hoping, now)
+    assert left(request._replace(model="another"), view, NOW, False) == "same"

@@ -99,12 +99,11 @@ async def test_nothing_is_served_elsewhere_when_no_allowed_region_can() -> None:
 
 
 async def test_a_rule_that_waits_is_served_when_an_allowed_region_opens() -> None:
-    async with house("us-one") as made:
+    async with house("us-one") as made, serving(made.upstream) as url:
         policy(made, process_in=("eu",), on_unavailable="queue")
         asking = asyncio.create_task(ask(made))
         await asyncio.sleep(0.3)
         assert not asking.done()
-        url = made.fleet.endpoints(CHAT_CARD)[0].url
         made.fleet.join("talker", Endpoint("talker@eu-two", url, "eu-two"))
         assert (await asking).headers["x-atoll-region"] == "eu-two"
 

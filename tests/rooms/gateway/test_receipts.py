@@ -103,7 +103,16 @@ def test_any_change_is_found(tmp_path: Path, change: dict):
 
 @pytest.mark.parametrize(
     ("grade", "result"),
-    [("", None), ("fast", None), ("exact", True), ("hot", True), ("hot>exact", True), ("exact>fast", False)],
+    [
+        ("", None),
+        ("fast", None),
+        ("exact", True),
+        ("exact-text", True),
+        ("hot", True),
+        ("hot-text>exact-text", True),
+        ("hot>exact", True),
+        ("exact>fast", False),
+    ],
 )
 def test_what_was_verified(grade: str, result: bool | None):
     assert verified(grade) is result
