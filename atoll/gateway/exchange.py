@@ -60,8 +60,8 @@ class Charge:
     `card` is what is charged, `serving` the model that answers: another one where `card` is composed."""
 
     __slots__ = (
-        "_asked", "_delivered", "_exchange", "_ticket", "card", "entry", "first_token_ms", "grade", "key", "place",
-        "region", "serving", "usage",
+        "_asked", "_delivered", "_exchange", "_pieces", "_ticket", "card", "entry", "first_token_ms", "grade", "key",
+        "place", "region", "serving", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +70,7 @@ class Charge:
         self._exchange = exchange
         self._ticket = ticket
         self._delivered: list[tuple[str, int]] = []
+        self._pieces = False
         self._asked: list[str] = []
         self.key = key
         self.place = place
@@ -84,8 +85,10 @@ class Charge:
         """The request is sent to an endpoint."""
         self._asked.append(endpoint.region)
 
-    def delivered(self, tokens: int) -> None:
-        """`tokens` more of the answer came from `region`."""
+    def delivered(self, tokens: int | None, piece: str) -> None:
+        """`tokens` more of the answer came from `region`; None, where the engine tells no ids, is one for a `piece`."""
+        self._pieces = self._pieces or tokens is None
+        tokens = int(bool(piece)) if tokens is None else tokens
         if self._delivered and self._delivered[-1][0] == self.region:
             tokens += self._delivered.pop()[1]
         self._delivered.append((self.region, tokens))
@@ -140,8 +143,11 @@ class Charge:
         return self._exchange.finish(self.entry)
 
     def _path(self) -> str:
-        """Who made how many of the sent tokens, in order; before them, with 0, who else was asked."""
+        """Who made how many of the sent tokens, in order; before them, with 0, who else was asked. Where pieces were
+        counted, these share what the engine counted."""
         made = self._delivered or ([(self.region, self.usage.output)] if self.region else [])
+        if self._pieces:
+            made = shared_out(made, self.usage.output)
         if len(self._asked) > len(made):
             names = {region for region, _ in made}
             made = [*((region, 0) for region in dict.fromkeys(self._asked) if region not in names), *made]
@@ -150,6 +156,15 @@ class Charge:
     @property
     def settled(self) -> bool:
         return self.entry.status != "open"
+
+
+def shared_out(made: list[tuple[str, int]], total: int) -> list[tuple[str, int]]:
+    """Each step as many tokens as it has pieces while there are any left of `total`; the last has the rest."""
+    steps = []
+    for region, pieces in made[:-1]:
+        steps.append((region, min(pieces, total)))
+        total -= steps[-1][1]
+    return [*steps, (made[-1][0], total)]
 
 
 Observer = Callable[[Entry], None]

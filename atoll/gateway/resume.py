@@ -243,7 +243,7 @@ class Session:
             if begun := begins(choice):
                 part.calls[begun[0]] = begun[1]
             part.finished = part.finished or choice.get("finish_reason") is not None
-            self.charge.delivered(int(bool(text)) if ids is None else len(ids))
+            self.charge.delivered(None if ids is None else len(ids), text)
         read = chunk.pop("prompt_read", None)
         if not self.charge.usage.input:
             prompt, cached = read or (prompt_tokens(self.body), 0)

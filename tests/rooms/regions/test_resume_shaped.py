@@ -138,7 +138,10 @@ async def test_tools_are_called_once_and_whole_wherever_the_stream_is_cut(script
             assert called(events) == called(whole), (stop, events)
             assert all(json.loads(arguments) is not None for _, arguments in called(events))
             assert text(events) == text(whole) and finishes(events) == ["tool_calls"], stop
-            assert (await w.house.settled()).status == "done"
+            row = await w.house.settled()
+            assert row.status == "done"
+            if not ids:
+                assert sum(int(step.split(":")[1]) for step in row.path.split()) == row.usage.output == len(script())
             await w.home.revive(w.first)
 
 
