@@ -63,7 +63,6 @@ from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
 from atoll.regions.join import Door, Joined, Token, enroll, open_door
 from atoll.regions.laws import DISCLAIMER, read_laws
-from atoll.regions.rtt import RoundTrips
 from atoll.regions.site import Site
 from atoll.regions.station import Station
 from atoll.regions.world import Plan, World
@@ -338,8 +337,7 @@ def _laws(settings: Settings) -> dict[str, Any]:
 
 def _round_trips(world: World) -> dict[str, float]:
     """Seconds from the gateway to each region."""
-    trips = RoundTrips(world.regions.values())
-    return {id: trips.between(world.home.region, id).seconds for id in world.regions}
+    return {id: world.trips.between(world.home.region, id).seconds for id in world.regions}
 
 
 async def diagnose(settings: Settings, pid: int | None, deep: bool, network: bool) -> list[Finding]:

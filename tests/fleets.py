@@ -41,6 +41,7 @@ requests = st.builds(
     allowed=st.none() | st.frozensets(st.sampled_from(["fra", "par", "iad"])),
     excluded=st.frozensets(st.sampled_from(["e0", "e1", "sgp"])),
     digest=st.sampled_from(["", "", "d1"]),
+    overlong=st.sampled_from([False, False, True]),
 )
 
 
@@ -49,7 +50,7 @@ def fleets(draw: st.DrawFn) -> View:
     view = View()
     for id in ("fra", "par", "iad", "sgp"):
         status = draw(st.sampled_from(["live", "live", "live", "draining"]))
-        view.region(id, status, draw(st.floats(0, 900)), draw(st.floats(0, 0.3)))
+        view.region(id, status, draw(st.floats(0, 900)), draw(st.floats(0, 0.3)), draw(st.floats(0, 0.5)))
     for i, spot in enumerate(draw(st.lists(spots, max_size=24))):
         spot.name = f"e{i}"
         view.join(MODEL, spot)

@@ -132,19 +132,31 @@ def route() -> None:
 @click.argument("model")
 @click.option("--prompt-tokens", type=click.IntRange(0), default=0)
 @click.option("--residency", help="A zone set, country or region that must process it.")
+@click.option("--client", type=(float, float), metavar="LAT LON", help="Round trips from there, not from the gateway.")
 @remote
-def explain(cloud: Cloud, as_json: bool, model: str, prompt_tokens: int, residency: str | None) -> None:
+def explain(
+    cloud: Cloud,
+    as_json: bool,
+    model: str,
+    prompt_tokens: int,
+    residency: str | None,
+    client: tuple[float, float] | None,
+) -> None:
     """What would be decided now, with every candidate's score. Nothing is sent."""
     from atoll import terminal
 
     asked: dict[str, Any] = {"model": model, "prompt_tokens": prompt_tokens}
     if residency:
         asked["residency"] = {"process_in": [residency]}
+    if client:
+        asked["client"] = {"lat": client[0], "lon": client[1]}
     value = cloud.call("POST", "/atoll/v1/route/explain", asked)
     if as_json:
         return show(value)
     (decision,) = value["decisions"]
     click.echo(decision["reason"])
+    estimate = " (an estimate: its card tells none)" if decision["joules_estimated"] else ""
+    click.echo(f"energy is weighed at {decision['joules_per_token']:g} J a token{estimate}")
     rows = [
         [c["name"], c["region"], "-" if c["score"] is None else f"{c['score'] * 1000:.1f}", c["reason"]]
         for c in decision["candidates"]

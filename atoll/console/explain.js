@@ -5,7 +5,7 @@ import { send } from "/console/api.js";
 import { clock, count } from "/console/format.js";
 import { Dialog, Field, Problem } from "/console/ui.js";
 
-const PARTS = [["rtt", "Round trip"], ["wait", "Queue"], ["prefill", "Prompt"], ["price", "Price"], ["carbon", "Carbon"], ["load", "Load"]];
+const PARTS = [["rtt", "Round trip"], ["wait", "Queue"], ["prefill", "Prompt"], ["price", "Price"], ["energy", "Energy"], ["carbon", "Carbon"], ["load", "Load"]];
 const SHOWN = 8;
 
 /** Seconds of a score as milliseconds. */
@@ -21,7 +21,7 @@ function Decision({ decision, title, note }) {
   const shown = all ? scored : scored.slice(0, SHOWN);
   return html`<div class="decision">${title ? html`<h4>${title}</h4>` : null}
     <p>${decision.chosen ? html`<b>${decision.region}</b> by policy <code>${decision.policy}</code>: the lowest score of ${scored.length}.` : "No endpoint could take it."}
-      ${note && scored.length ? html` <small>Scores are milliseconds to the first token; price, carbon and load are counted as milliseconds too.</small>` : null}</p>
+      ${note && scored.length ? html` <small>Scores are milliseconds to the first token; price, energy, carbon and load are counted as milliseconds too.</small>` : null}</p>
     ${scored.length ? html`<div class="scroll"><table class="candidates"><caption class="hidden">Candidates, best first</caption>
       <thead><tr><th>Region</th>${PARTS.map(([name, label]) => html`<th key=${name} class="n">${label}</th>`)}<th class="n">Score</th><th class="n">Cached</th><th>Outcome</th></tr></thead>
       <tbody>${shown.map((c) => html`<tr key=${c.name} class=${c.name === decision.chosen ? "chosen" : ""}><th scope="row">${c.region}</th>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from math import inf
 from typing import Any
 
 from atoll.core.errors import SetupError
@@ -98,6 +99,7 @@ class Card:
     voices: tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)
     price: Price = Price()
+    joules: float = 0.0
     parts: tuple[str, ...] = ()
     weights: Weights = Weights()
     architecture: Architecture | None = None
@@ -134,6 +136,8 @@ def parse_card(data: Mapping[str, Any], source: str) -> Card:
         _one_of(name, MODALITIES, "input/output", source)
     if card.task == "chat" and not 0 < card.max_output <= card.context:
         raise SetupError(f"{source}: max_output must be between 1 and context ({card.context})")
+    if type(card.joules) not in {int, float} or not 0 <= card.joules < inf:
+        raise SetupError(f"{source}: 'joules' must be a number, 0 or more")
     for name in card.defaults:
         if name not in card.parameters:
             raise SetupError(f"{source}: [defaults] names '{name}', which is not among the parameters")

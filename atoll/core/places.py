@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 RegionStatus = Literal["announced", "building", "live", "draining", "retired"]
 Unavailable = Literal["reject", "queue"]
@@ -27,6 +27,14 @@ class Region:
     carbon: float = 0.0
     electricity: float = 0.0
     sources: tuple[tuple[str, str], ...] = ()
+
+
+class Client(NamedTuple):
+    """Where a client is, in degrees; `country` (ISO) where it is known."""
+
+    lat: float
+    lon: float
+    country: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def _fit(request: Request, view: View, memory: Memory, now: float) -> tuple[Fit,
 
 def _decision(name: str, request: Request, ranked: list[tuple[float, Spot, int]], lost: list[Lost]) -> Decision:
     order = tuple([spot.name for _, spot, _ in ranked])
-    rows = [(key, spot.seq, spot, cached, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0) for key, spot, cached in ranked]
+    rows = [(key, spot.seq, spot, cached, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0) for key, spot, cached in ranked]
     return Decision(name, request.model, order, request.blocks, rows, lost, [])
 
 
@@ -178,10 +178,10 @@ def gorgo_cost(
 def cheapest(
     request: Request, view: View, memory: Memory, objective: Objective, rng: Rng, now: float
 ) -> Decision:  # fmt: skip
-    """Lowest price; the least loaded among equals."""
+    """Lowest price and cost of electricity; the least loaded among equals."""
     fit, lost = _fit(request, view, memory, now)
     only = Objective("price", seconds_per_dollar=1.0)
-    return _least("cheapest", request, fit, lost, lambda s, c: (score(s, c, request, only)[7], s.load / s.slots))
+    return _least("cheapest", request, fit, lost, lambda s, c: (sum(score(s, c, request, only)[7:9]), s.load / s.slots))
 
 
 def greenest(
@@ -190,7 +190,7 @@ def greenest(
     """Least CO2; the least loaded among equals."""
     fit, lost = _fit(request, view, memory, now)
     only = Objective("carbon", seconds_per_gram=1.0)
-    return _least("greenest", request, fit, lost, lambda s, c: (score(s, c, request, only)[8], s.load / s.slots))
+    return _least("greenest", request, fit, lost, lambda s, c: (score(s, c, request, only)[9], s.load / s.slots))
 
 
 def _rtt(spot: Spot, request: Request) -> float:

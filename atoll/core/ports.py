@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from atoll.core.cards import Card
 from atoll.core.leases import Lent, Recall, Report, Stale, Want
-from atoll.core.places import Region, RegionStatus
+from atoll.core.places import Client, Region, RegionStatus
 from atoll.core.quota import Account, Reject
 from atoll.core.recover import Left
 from atoll.core.route import Request
@@ -282,8 +282,9 @@ class Regions(Protocol):
         """Why a request went where it did, newest last; empty where it is not kept, or is another key's."""
         ...
 
-    def weigh(self, request: Request) -> Mapping[str, Any]:
-        """What would be decided about `request` now, with every endpoint of its card."""
+    def weigh(self, request: Request, client: Client | None = None) -> Mapping[str, Any]:
+        """What would be decided about `request` now, with every endpoint of its card; round trips from the gateway, or
+        from `client`."""
         ...
 
 

@@ -21,7 +21,7 @@ from atoll.core.route import Decision, Objective, Request, Rng
 from atoll.core.types import Price
 from atoll.core.view import Group, Spot, View
 
-VERSION = 1
+VERSION = 2
 STATE = (
     "name", "region", "limit", "slots", "context", "digest", "joules", "base", "per_token", "decode", "hold", "ttft",
     "trust", "outstanding", "others", "queued", "backlog", "seq", "speed",
@@ -49,7 +49,7 @@ def record(
         "now": now,
         "turn": memory.turns.get(request.model, 0),
         "held": list(held.items()),
-        "places": [[p.id, p.status, p.carbon, p.rtt] for p in places.values()],
+        "places": [[p.id, p.status, p.carbon, p.rtt, p.electricity] for p in places.values()],
         "shelves": [[shelf.load, shelf.slots, shelf.spots] for shelf in shelves],
         "spots": [_spot(s) for s in spots],
         "decision": told(decision),
@@ -127,8 +127,8 @@ def _request(data: dict[str, Any]) -> Request:
 
 def _view(data: dict[str, Any]) -> View:
     view = View()
-    for id, status, carbon, rtt in data["places"]:
-        view.region(id, status, carbon, rtt)
+    for place in data["places"]:
+        view.region(*place)
     model = data["request"]["model"]
     for *state, modalities, price, health in data["spots"]:
         spot = Spot(

@@ -1,10 +1,11 @@
 """Which endpoint serves a request, and why the others do not.
 
     score = rtt + wait + prefill of the uncached part                   seconds to the first token
-          + seconds_per_dollar x price + seconds_per_gram x carbon + seconds_per_load x load / slots
+          + seconds_per_dollar x (price + energy) + seconds_per_gram x carbon + seconds_per_load x load / slots
 
 after hard filters: region live and allowed, model, modalities, context, weights, health, limit. The lowest score wins;
-ties go to the endpoint that joined first.
+ties go to the endpoint that joined first. `price` is what the tokens are sold for, `energy` what the electricity for
+them costs in the region: the one tells endpoints apart, the other regions.
 
 Prefix affinity is bounded as in consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): that an
 endpoint holds a prefix counts only while it has a free slot, or while with this request it has at most ceil(c x its
@@ -34,7 +35,7 @@ JOULES_PER_KWH = 3.6e6
 BYTES_PER_TOKEN = 4
 SPILLED = "; holds the prefix, but has more than its share of the load"
 
-Scored = tuple[float, int, Spot, int, float, float, float, float, float, float]
+Scored = tuple[float, int, Spot, int, float, float, float, float, float, float, float]
 Lost = tuple[str, str, str]
 
 
@@ -46,7 +47,8 @@ class Request(NamedTuple):
     """What routing must know. `prompt` tokens (an estimate) of `prompt_bytes` bytes, `output` tokens at most, `blocks`
     as `core.prefix.blocks` gives them. `rtts`: seconds by region from where the client is, in place of the gateway's.
     `allowed` region ids, None for all: residency, resolved. `excluded`: endpoints or regions not to use (they failed).
-    `digest`: only endpoints with these weights, for a stream that is to go on exactly."""
+    `digest`: only endpoints with these weights, for a stream that is to go on exactly. `overlong`: by the estimate no
+    endpoint could hold it, so the context filter is off; the engine counts exactly."""
 
     id: str
     model: str
@@ -60,6 +62,7 @@ class Request(NamedTuple):
     allowed: frozenset[str] | None = None
     excluded: frozenset[str] = frozenset()
     digest: str = ""
+    overlong: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +145,9 @@ class Decision(NamedTuple):
 
 
 def _told(s: Scored, best: float, reason: str) -> Candidate:
-    score, _, spot, cached, rtt, wait, prefill, price, carbon, load = s
-    parts = {"rtt": rtt, "wait": wait, "prefill": prefill, "price": price, "carbon": carbon, "load": load}
+    score, _, spot, cached, rtt, wait, prefill, price, energy, carbon, load = s
+    parts = {"rtt": rtt, "wait": wait, "prefill": prefill, "price": price, "energy": energy}
+    parts |= {"carbon": carbon, "load": load}
     reason = reason or (f"{score - best:.4g} behind" if score > best else "equal, joined later")
     return Candidate(spot.name, spot.region, reason, score, cached, parts)
 
@@ -189,8 +193,10 @@ def _nominees(
     ranked: list[Scored] = []
     allowed, excluded, wanted, digest = request.allowed, request.excluded, request.modalities, request.digest
     prompt, output, rtts = request.prompt, request.output, request.rtts
-    tokens = prompt + output
-    dollars, grams = objective.seconds_per_dollar / NANO, objective.seconds_per_gram * tokens / JOULES_PER_KWH
+    kwh = (prompt + output) / JOULES_PER_KWH
+    needed = 0 if request.overlong else prompt + output
+    dollars, grams = objective.seconds_per_dollar / NANO, objective.seconds_per_gram * kwh
+    bill = objective.seconds_per_dollar * kwh
     busy, load, slots, shelves = objective.seconds_per_load, 0, 0, []
     for shelf in group.shelves.values():
         spot, place = shelf.head, shelf.place
@@ -200,7 +206,7 @@ def _nominees(
             or (allowed is not None and region not in allowed)
             or region in excluded
             or not wanted <= spot.modalities
-            or 0 < spot.context < tokens
+            or 0 < spot.context < needed
             or (digest and spot.digest != digest)
         ):
             lost.append(("", region, closed(spot, request) or ""))
@@ -218,15 +224,16 @@ def _nominees(
         rtt = rtts.get(region, place.rtt) if rtts else place.rtt
         cost, wait, prefill = spot.price, spot.wait, prompt * spot.per_token
         price = dollars * (prompt * cost.input + output * cost.output) if dollars else 0.0
-        carbon = grams * place.carbon * spot.joules
+        energy, carbon = bill * place.electricity * spot.joules, grams * place.carbon * spot.joules
         fill = busy * spot.load / spot.slots
-        total = rtt + wait + prefill + price + carbon + fill
-        ranked.append((total, spot.seq, spot, 0, rtt, wait, prefill, price, carbon, fill))
+        total = rtt + wait + prefill + price + energy + carbon + fill
+        ranked.append((total, spot.seq, spot, 0, rtt, wait, prefill, price, energy, carbon, fill))
     return ranked, shelves, load, slots
 
 
 def score(spot: Spot, cached: int, request: Request, objective: Objective) -> Scored:
-    """(score, tie-break, spot, cached tokens, rtt, wait, prefill, price, carbon, load); the last six are seconds."""
+    """(score, tie-break, spot, cached tokens, rtt, wait, prefill, price, energy, carbon, load): the last seven are
+    seconds."""
     place = spot.place
     rtts = request.rtts
     rtt = rtts.get(place.id, place.rtt) if rtts else place.rtt
@@ -234,11 +241,12 @@ def score(spot: Spot, cached: int, request: Request, objective: Objective) -> Sc
     prefill = unread * spot.per_token
     cost, dollars = spot.price, objective.seconds_per_dollar / NANO
     price = dollars * (unread * cost.input + cached * cost.cached + request.output * cost.output)
-    grams = objective.seconds_per_gram * (unread + request.output) / JOULES_PER_KWH
-    carbon = grams * place.carbon * spot.joules
+    kwh = (unread + request.output) / JOULES_PER_KWH
+    energy = objective.seconds_per_dollar * kwh * place.electricity * spot.joules
+    carbon = objective.seconds_per_gram * kwh * place.carbon * spot.joules
     busy, wait = objective.seconds_per_load * spot.load / spot.slots, spot.wait
-    total = rtt + wait + prefill + price + carbon + busy
-    return (total, spot.seq, spot, cached, rtt, wait, prefill, price, carbon, busy)
+    total = rtt + wait + prefill + price + energy + carbon + busy
+    return (total, spot.seq, spot, cached, rtt, wait, prefill, price, energy, carbon, busy)
 
 
 def cached_tokens(request: Request, depth: int) -> int:
@@ -258,7 +266,7 @@ def closed(spot: Spot, request: Request) -> str | None:
         return "region excluded: it failed this request"
     if not request.modalities <= spot.modalities:
         return "cannot take " + ", ".join(sorted(request.modalities - spot.modalities))
-    if spot.context and request.prompt + request.output > spot.context:
+    if spot.context and request.prompt + request.output > spot.context and not request.overlong:
         return f"context of {spot.context} tokens is too short for {request.prompt} + {request.output}"
     if request.digest and spot.digest != request.digest:
         return "other weights"
@@ -271,7 +279,7 @@ def unfit(spot: Spot, request: Request, now: float) -> str | None:
     if spot.limit and spot.outstanding >= spot.limit:
         return f"full: {spot.outstanding} of {spot.limit} requests"
     if spot.name in request.excluded:
-        return "excluded: it failed this request"
+        return "excluded: it failed or refused this request"
     if spot.health.opened and (now < spot.health.retry_at or spot.outstanding):
         return f"unhealthy: {spot.health.failures} failures, next try at {spot.health.retry_at:.1f}"
     return None

@@ -22,16 +22,18 @@ RING_POINTS = 8
 LEARNING = 0.2
 HOPEFUL = 1e-5
 TYPICAL_TOKENS = 500.0
+JOULES = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A region: `carbon` in g CO2 per kWh, `rtt` in seconds from the gateway."""
+    """A region: `carbon` in g CO2 per kWh, `rtt` in seconds from the gateway, `electricity` in US dollars per kWh."""
 
     id: str
     status: RegionStatus = "live"
     carbon: float = 0.0
     rtt: float = 0.0
+    electricity: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -39,10 +41,11 @@ class Spot:
     """An endpoint that serves one card. Only `View` changes it after it joined.
 
     Given: `limit` outstanding requests at most (0: none), `slots` requests worked on at once, `context` in tokens
-    (0: unknown), `joules` per token read or written. Learned: `base` seconds and `per_token` seconds of prefill,
-    `decode` tokens/s of one stream, `hold` seconds a request keeps its slot, `ttft` mean seconds, from `seen` requests,
-    the last at `seen_at`; `trust`, the share of tokens thought cached that were. The first guesses are hopeful: what
-    was thought too good is tried and known, what was thought too bad would never be tried.
+    (0: unknown), `joules` per token read or written (`JOULES` is an estimate, where nothing is known). Learned: `base`
+    seconds and `per_token` seconds of prefill, `decode` tokens/s of one stream, `hold` seconds a request keeps its
+    slot, `ttft` mean seconds, from `seen` requests, the last at `seen_at`; `trust`, the share of tokens thought cached
+    that were. The first guesses are hopeful: what was thought too good is tried and known, what was thought too bad
+    would never be tried.
     Counted: `outstanding` requests sent from here and not finished, `others` sent by others (as the region reports),
     `queued` that wait there, `backlog` prompt tokens sent and not yet read. `wait` and `load` follow from these.
     """
@@ -55,7 +58,7 @@ class Spot:
     modalities: frozenset[str] = frozenset({"text"})
     price: Price = Price()
     digest: str = ""
-    joules: float = 1.0
+    joules: float = JOULES
     base: float = 0.0
     per_token: float = HOPEFUL
     decode: float = 0.0
@@ -233,13 +236,15 @@ class View:
         self.groups: dict[str, Group] = {}
 
     def region(
-        self, id: str, status: RegionStatus | None = None, carbon: float | None = None, rtt: float | None = None
-    ) -> Place:
+        self, id: str, status: RegionStatus | None = None, carbon: float | None = None, rtt: float | None = None,
+        electricity: float | None = None,
+    ) -> Place:  # fmt: skip
         """Make a region known, or change what is given of it."""
         place = self.places.setdefault(id, Place(id))
         place.status = place.status if status is None else status
         place.carbon = place.carbon if carbon is None else carbon
         place.rtt = place.rtt if rtt is None else rtt
+        place.electricity = place.electricity if electricity is None else electricity
         return place
 
     def join(self, model: str, spot: Spot) -> None:

@@ -15,9 +15,10 @@ from atoll.core.errors import AtollError
 from atoll.core.ports import Ask
 from atoll.core.route import Request
 from atoll.core.types import Key
-from atoll.gateway.checks import check_chat, max_output
+from atoll.gateway.checks import carried, check_chat, max_output
 from atoll.gateway.errors import error_event, invalid
-from atoll.gateway.exchange import Bound, Charge, Exchange
+from atoll.gateway.estimate import prompt_tokens
+from atoll.gateway.exchange import Bound, Charge, Exchange, Needs
 from atoll.gateway.http import EVENTS, Http
 from atoll.gateway.resume import Session
 from atoll.gateway.schemas import ChatRequest, CompletionRequest
@@ -59,7 +60,11 @@ async def begin(exchange: Exchange, http: Http, key: Key, card: Card, body: dict
         counted = await count(exchange, http, card, body)
         return None if counted is None else Bound(counted, max_output(card, body))
 
-    return await exchange.begin(http, key, card, bound(card, body, size), recount)
+    media = carried(body)
+    needs = Needs(frozenset({"text", *media}), max_output(card, body), prompt_tokens(body) if media else 0)
+    charge = await exchange.begin(http, key, card, bound(card, body, size), recount)
+    charge.needs = needs
+    return charge
 
 
 async def count(exchange: Exchange, http: Http, card: Card, body: dict[str, Any]) -> int | None:

@@ -93,6 +93,13 @@ def _check_media(card: Card, messages: Any) -> None:
                 )
 
 
+def carried(body: dict[str, Any]) -> set[str]:
+    """The media in the messages of a checked request, besides text."""
+    contents = [m.get("content") for m in body.get("messages", ())]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return {PART_MEDIA[part["type"]] for part in parts if part["type"] in PART_MEDIA}
+
+
 def max_output(card: Card, body: dict[str, Any]) -> int:
     """The most output tokens that this request can produce, over all choices."""
     each = body.get("max_completion_tokens") or body.get("max_tokens") or card.max_output

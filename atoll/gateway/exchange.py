@@ -37,6 +37,15 @@ class Bound(NamedTuple):
         return Need(self.input + self.output, cost)
 
 
+class Needs(NamedTuple):
+    """What an answer asks of an endpoint: the media of its input, and the most tokens that it makes of it (0: as many
+    as the card allows). `prompt` tokens where they do not follow from the size of the body, as with pictures."""
+
+    modalities: frozenset[str] = frozenset({"text"})
+    output: int = 0
+    prompt: int = 0
+
+
 Recount = Callable[[], Awaitable[Bound | None]]
 
 
@@ -61,6 +70,7 @@ class Charge:
 
     __slots__ = (
         "_asked", "_delivered", "_exchange", "_pieces", "_ticket", "card", "entry", "first_token_ms", "grade", "key",
+        "needs",
         "place", "region", "serving", "usage",
     )  # fmt: skip
 
@@ -76,6 +86,7 @@ class Charge:
         self.place = place
         self.grade = ""
         self.card = self.serving = card
+        self.needs = Needs()
         self.entry = entry
         self.region = ""
         self.usage = Usage()
@@ -244,13 +255,14 @@ class Exchange:
     ) -> Awaitable[Reply]:  # fmt: skip
         """An endpoint's reply, with nobody waiting for it yet."""
         start = max(body.find(b'"messages":'), body.find(b'"prompt":'), 0)
-        size = len(body) - start
+        size, needs = len(body) - start, charge.needs
         request = Request(
             charge.entry.id,
             charge.serving.id,
             charge.key.id,
-            prompt=size // BYTES_PER_TOKEN,
-            output=charge.card.max_output,
+            needs.modalities,
+            prompt=needs.prompt or size // BYTES_PER_TOKEN,
+            output=needs.output or charge.card.max_output,
             prompt_bytes=size,
             blocks=blocks(body[start:], charge.serving.id) if size >= 256 else (),
             allowed=charge.place.allowed,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from atoll.core.errors import NotFound
-from atoll.core.places import RegionStatus
+from atoll.core.places import Client, RegionStatus
 from atoll.core.ports import Regions
 from atoll.core.route import Request as Asked
 from atoll.gateway.admin import Admin, parse, reply
@@ -29,6 +29,15 @@ class Drill(BaseModel):
     seconds: float = Field(10.0, gt=0, le=600)
 
 
+class From(BaseModel):
+    """A client's place in degrees; `country` (ISO) where known."""
+
+    model_config = ConfigDict(extra="forbid")
+    lat: float = Field(ge=-90, le=90)
+    lon: float = Field(ge=-180, le=180)
+    country: str = Field("", pattern="^([A-Z]{2})?$")
+
+
 class Explain(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: str = Field(min_length=1, max_length=256)
@@ -36,6 +45,7 @@ class Explain(BaseModel):
     max_tokens: int = Field(0, ge=0, le=10_000_000)
     residency: Any = None
     data_residency: Any = None
+    client: From | None = None
 
 
 @dataclass(slots=True)
@@ -103,4 +113,5 @@ class Places:
         place, body = exchange.placing.take(key, {"model": wanted.model, **{k: v for k, v in rules.items() if v}})
         card = exchange.models.resolve(body["model"])
         asked = Asked("", card.id, key.id, prompt=wanted.prompt_tokens, output=wanted.max_tokens, allowed=place.allowed)
-        return reply({"id": None, "rule": place.rule, "decisions": [self.regions.weigh(asked)]})
+        client = Client(**wanted.client.model_dump()) if wanted.client else None
+        return reply({"id": None, "rule": place.rule, "decisions": [self.regions.weigh(asked, client)]})

@@ -84,6 +84,7 @@ async def compose(senses: Senses, body: dict[str, Any], ask: Ask) -> AsyncIterat
         check_chat(chat, asked)
     asked |= {"model": chat.id, "stream": True}
     senses.charge.serving = chat
+    senses.charge.needs = senses.charge.needs._replace(modalities=frozenset({"text"}), prompt=0)
     speaker = Speaker(senses, audio, bool(body.get("stream"))) if audio is not None else None
     async with aclosing(ask(chat, asked)) as chunks:
         async for chunk in chunks:

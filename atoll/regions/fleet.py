@@ -17,15 +17,24 @@ from typing import NamedTuple
 import orjson
 
 from atoll.core.cards import Card
-from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, NotFound, Overloaded, Unplaceable, from_wire
+from atoll.core.errors import (
+    AtollError,
+    DeadlineExceeded,
+    EngineFailed,
+    NotFound,
+    Overloaded,
+    QuotaExceeded,
+    Unplaceable,
+    from_wire,
+)
 from atoll.core.health import Health
 from atoll.core.ports import Ask
 from atoll.core.prefix import Memory
 from atoll.core.recover import Left
 from atoll.core.replay import record
-from atoll.core.route import OBJECTIVES, Decision, Request, closed, left, route, unfit
+from atoll.core.route import OBJECTIVES, ORDER, Decision, Request, closed, left, route, unfit
 from atoll.core.types import Endpoint
-from atoll.core.view import Spot, Ticket, View
+from atoll.core.view import JOULES, Spot, Ticket, View
 from atoll.regions.beats import silence
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
 from atoll.regions.vitals import Watch
@@ -206,6 +215,7 @@ class Fleet:
         pool = Pool(endpoint, LIVELY if lively else self.timeouts, tls)
         spot = Spot(endpoint.name, endpoint.region, limit=limit, slots=limit or SLOTS, price=card.price)
         spot.modalities, spot.digest = frozenset({"text", *card.input}), endpoint.digest
+        spot.context, spot.joules = card.context if card.task == "chat" else 0, joules(card)
         self.leave(card_id, endpoint.name)
         self.view.join(card_id, spot)
         self._members[card_id][endpoint.name] = Member(endpoint, pool, spot)
@@ -267,8 +277,10 @@ class Fleet:
             for name in decision.order:
                 try:
                     return await self._attempt(message, name, ask, decision)
-                except (EngineFailed, DeadlineExceeded, Overloaded) as error:
+                except (EngineFailed, DeadlineExceeded, Overloaded, QuotaExceeded) as error:
                     search.failed(name, error)
+            if search.goes_on:
+                continue
             search.give_up()
             try:
                 async with asyncio.timeout(min(search.left, 0.5)):
@@ -276,20 +288,29 @@ class Fleet:
             except TimeoutError:
                 continue
 
-    def decide(self, request: Request) -> Decision:
+    def decide(self, request: Request, asked: frozenset[str] = frozenset()) -> Decision:
         """Endpoints that a request excludes are used all the same when there are no others, and ones with an open
-        circuit when all have: better than nothing."""
+        circuit when all have: better than nothing. Those that were `asked` just now are not used again, and where
+        by the estimate none is long enough, its length is left to the engine, which counts exactly."""
         now = time.time()
+        if (overlong := self._overlong(request)) or asked:
+            request = request._replace(excluded=request.excluded | asked, overlong=overlong)
         decision = self._decided(request, now)
-        if not decision.order and self._members.get(request.model):
+        if not decision.order and not asked and self._members.get(request.model):
             decision = self._decided(request._replace(excluded=frozenset()), now)
             if not decision.order:
                 decision = self._decided(request, now + PANIC)
-        if request.id:
+        if request.id and (decision.order or not asked):
             self.decisions.setdefault(request.id, []).append(Made(now, request, decision))
             if len(self.decisions) > REMEMBERED:
                 self.decisions.popitem(last=False)
         return decision
+
+    def _overlong(self, request: Request) -> bool:
+        needed, places = request.prompt + request.output, request.allowed
+        spots = (member.spot for member in self._members.get(request.model, {}).values())
+        usable = (s for s in spots if s.place.status == "live" and (places is None or s.region in places))
+        return all(0 < spot.context < needed for spot in usable)
 
     def _decided(self, request: Request, now: float) -> Decision:
         if self.log is None:
@@ -345,21 +366,27 @@ class Search:
         self._until = began + (ask.deadline if ask.waits else min(fleet.patience, ask.deadline))
         self._hopes_until = began + ask.hope
         self._attempts = ATTEMPTS
-        self._refusals: dict[str, Overloaded] = {}
+        self._asked: set[str] = set()
+        self._refusals: list[AtollError] = []
         self._failure: AtollError | None = None
 
     @property
     def left(self) -> float:
         return self._until - time.monotonic()
 
+    @property
+    def goes_on(self) -> bool:
+        """A decision names no more than `ORDER` endpoints: where all of them were asked in vain, others may be free."""
+        return self.decision is not None and len(self.decision.order) == ORDER and self.left > 0
+
     def decide(self) -> Decision:
-        self._refusals.clear()
-        self.decision = self.fleet.decide(self.ask.request)
+        self.decision = self.fleet.decide(self.ask.request, frozenset(self._asked))
         return self.decision
 
     def failed(self, name: str, error: AtollError) -> None:
-        if isinstance(error, Overloaded):
-            self._refusals[name] = error
+        self._asked.add(name)
+        if isinstance(error, Overloaded | QuotaExceeded):
+            self._refusals.append(error)
             return
         self._failure = error
         self._attempts -= error.code != UNREACHABLE
@@ -367,13 +394,13 @@ class Search:
             raise error
 
     def give_up(self) -> None:
-        """Raises, unless it is worth waiting for a change."""
+        """Raises, unless it is worth waiting for a change, after which all may be asked again."""
         assert self.decision is not None
         members = self.fleet.members(self.card.id)
         if not members and self.card.id in self.fleet._failed:
             raise EngineFailed(self.fleet._failed[self.card.id])
-        if self._refusals and len(self._refusals) == len(self.decision.order):
-            raise min(self._refusals.values(), key=lambda e: e.retry_after or 1.0)
+        if self._refusals and len(self._refusals) == len(self._asked):
+            raise min(self._refusals, key=lambda e: e.retry_after or 1.0)
         if (places := self.ask.request.allowed) is not None:
             members = [spot for spot in members if spot.region in places]
             if not members and not self.ask.waits:
@@ -390,6 +417,13 @@ class Search:
                 raise Unplaceable(f"no region that the residency rule allows answers for '{self.card.id}' now")
             message = f"no endpoint serves '{self.card.id}' now; try again, or see 'atoll status'"
             raise self._failure or EngineFailed(message)
+        self._asked.clear()
+        self._refusals.clear()
+
+
+def joules(card: Card) -> float:
+    """Joules per token: as the card says, or else the estimate; none for what is not counted in tokens."""
+    return card.joules or (JOULES if card.unit == "token" else 0.0)
 
 
 def _told(ask: Ask) -> str:

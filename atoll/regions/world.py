@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from atoll.core.errors import AtollError, Conflict, DeadlineExceeded, EngineFailed, InvalidRequest, NotFound
-from atoll.core.places import Region, RegionStatus, next_statuses
+from atoll.core.places import Client, Region, RegionStatus, next_statuses
 from atoll.core.ports import Places
 from atoll.core.route import Candidate, Decision, Request, explain
 from atoll.regions.faults import DRILLS
-from atoll.regions.fleet import Fleet
+from atoll.regions.fleet import Fleet, joules
 from atoll.regions.home import Home
 from atoll.regions.link import Address, Link
+from atoll.regions.rtt import RoundTrips
 
 log = logging.getLogger("atoll.regions")
 
@@ -65,6 +66,7 @@ class World:
         self.fleet = fleet
         self.plan = plan
         self.rtt: Mapping[str, float] = {}
+        self.trips = RoundTrips(self.regions.values())
         self.decisions: Places | None = None
         self.links: dict[str, Link] = {}
         self.joined: dict[str, Address] = {}
@@ -85,7 +87,8 @@ class World:
         for id in self.joined.keys() - self._elsewhere:
             await self._claim(id)
         for region in self.regions.values():
-            self.fleet.view.region(region.id, region.status, region.carbon, rtt.get(region.id, 0.0))
+            rest = region.carbon, rtt.get(region.id, 0.0), region.electricity
+            self.fleet.view.region(region.id, region.status, *rest)
         await asyncio.gather(*(self._serve(r.id) for r in self.regions.values() if r.status in {"live", "draining"}))
         self._begin(self._review())
 
@@ -311,10 +314,15 @@ class World:
         mine = [m for m in made if key_id is None or m.request.key == key_id]
         return [_told(m.at, m.decision, m.decision.candidates()) for m in mine]
 
-    def weigh(self, request: Request) -> dict[str, Any]:
-        now, fleet = time.time(), self.fleet
+    def weigh(self, request: Request, client: Client | None = None) -> dict[str, Any]:
+        now, fleet, card = time.time(), self.fleet, self.fleet.resolve(request.model)
+        if client is not None:
+            lat, lon, country = client
+            rtts = {id: self.trips.from_client(lat, lon, id, country).seconds for id in self.regions}
+            request = request._replace(rtts=rtts)
         decision, candidates = explain(request, fleet.view, fleet.memory, fleet.objective, random.Random(), now)
-        return _told(now, decision, candidates)
+        energy = {"joules_per_token": joules(card), "joules_estimated": not card.joules}
+        return {**_told(now, decision, candidates), **energy}
 
     async def close(self) -> None:
         for task in list(self._tasks):

@@ -76,6 +76,15 @@ def test_the_best_by_one_measure_and_the_idler_of_equals(policy: str, chosen: st
     assert decide(policy, ASKED, view).chosen == chosen
 
 
+def test_the_cheapest_of_one_price_is_where_electricity_is() -> None:
+    view = three()
+    for name in ("near1", "near2", "middle1", "middle2", "far1", "far2"):
+        view.join(MODEL, Spot(name, name[:-1], price=Price(9, 9), slots=4))
+    for region, electricity in (("near", 0.28), ("middle", 0.19), ("far", 0.07)):
+        view.region(region, electricity=electricity)
+    assert decide("cheapest", ASKED, view).order == ("far1", "far2", "middle1", "middle2", "near1", "near2")
+
+
 def test_latency_ewma_explores_then_weighs_by_load() -> None:
     view = three()
     for name, seconds in (("near1", 0.1), ("near2", 0.3), ("middle1", 0.2), ("middle2", 0.2), ("far1", 0.4)):

@@ -48,7 +48,7 @@ def test_filters_are_hard_and_the_order_is_complete(world) -> None:
         assert request.allowed is None or spot.region in request.allowed
         assert not {name, spot.region} & request.excluded
         assert request.modalities <= spot.modalities
-        assert not spot.context or request.prompt + request.output <= spot.context
+        assert not spot.context or request.overlong or request.prompt + request.output <= spot.context
         assert not request.digest or spot.digest == request.digest
         assert not spot.limit or spot.outstanding < spot.limit
         assert spot.health.admits(NOW)
@@ -79,7 +79,7 @@ def test_same_inputs_same_decision_and_nothing_is_changed(world) -> None:
     assert dict(memory.entries) == entries
 
 
-@pytest.mark.parametrize("raise_it", ["rtt", "carbon", "price", "wait", "load"])
+@pytest.mark.parametrize("raise_it", ["rtt", "carbon", "electricity", "price", "wait", "load"])
 @given(rng=st.randoms(use_true_random=False), n=st.integers(2, 10))
 def test_worse_is_never_better(raise_it: str, rng: random.Random, n: int) -> None:
     """Raising one cost of one endpoint never moves it up, and never moves others down."""
@@ -97,6 +97,8 @@ def test_worse_is_never_better(raise_it: str, rng: random.Random, n: int) -> Non
         view.region(victim.region, rtt=victim.place.rtt + 0.1)
     elif raise_it == "carbon":
         view.region(victim.region, carbon=victim.place.carbon + 100)
+    elif raise_it == "electricity":
+        view.region(victim.region, electricity=victim.place.electricity + 0.1)
     elif raise_it == "price":
         view.join(MODEL, replace(victim, price=Price(victim.price.input + 500, victim.price.output), shelf=None))
     elif raise_it == "wait":
@@ -162,6 +164,19 @@ def test_one_hot_prompt_alone_is_spread_as_evenly_as_the_bound_says() -> None:
         view.begin(MODEL, view.spot(MODEL, decision.chosen), 2000 - decision.cached, NOW)
     loads = [s.load for s in view.groups[MODEL].spots.values()]
     assert sum(loads) == 640 and max(loads) <= ceil(1.25 * 640 / 32)
+
+
+def test_of_equal_prices_the_region_with_cheap_electricity_wins_and_is_explained() -> None:
+    view = even(3, 1, price=Price(10, 40), joules=2.0)
+    for region, electricity in (("r0", 0.28), ("r1", 0.07), ("r2", 0.19)):
+        view.region(region, electricity=electricity)
+    request, objective = Request("r", MODEL, prompt=1000, output=800), Objective("o", seconds_per_dollar=3.6e6)
+    assert decide(request, view).chosen == "r0-0"
+    decision, told = explain(request, view, Memory(), objective, RNG, NOW)
+    assert decision.order == ("r1-0", "r2-0", "r0-0") and "energy 252" in decision.reason
+    parts = {c.name: c.parts for c in told}
+    assert [parts[name]["energy"] for name in decision.order] == pytest.approx([252, 684, 1008])
+    assert len({p["price"] for p in parts.values()}) == 1
 
 
 def test_an_open_circuit_lets_one_attempt_through() -> None:

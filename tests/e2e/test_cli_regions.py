@@ -64,6 +64,11 @@ def test_decisions_are_explained_recorded_and_replayed(cloud: Any, log: Path) ->
     explained = run(cloud, "route", "explain", "max", "--residency", "us").stdout
     assert re.search(rf"smollm2-135m@{VIRGINIA} is best of 1", explained)
     assert re.search(r"smollm2-135m@eu-central-1 .* - +residency: region not allowed", explained)
+    assert re.search(r"energy is weighed at \S+ J a token", explained)
+    far = run(cloud, "route", "explain", "max", "--client", "38.9", "-77.4").stdout
+    assert f"smollm2-135m@{VIRGINIA} is best" in far
+    wrong = run(cloud, "route", "explain", "max", "--client", "99", "0")
+    assert wrong.returncode and "client.lat" in wrong.stderr
     assert "every one the same, byte for byte" in run(cloud, "route", "replay", str(log)).stdout
     other = log.with_name("other.jsonl")
     other.write_text(log.read_text().replace('"cached":0', '"cached":1', 1))

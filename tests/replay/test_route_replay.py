@@ -95,8 +95,8 @@ def test_a_changed_decision_is_found() -> None:
     [
         (b"nonsense", "line 2: not a recorded decision"),
         (b"[]", "line 2: not a recorded decision"),
-        (b'{"v": 1}', "line 2: not a recorded decision"),
-        (b'{"v": 99}', "line 2: version 99; this replays version 1"),
+        (b'{"v": 2}', "line 2: not a recorded decision"),
+        (b'{"v": 99}', "line 2: version 99; this replays version 2"),
     ],
 )
 def test_a_bad_line_is_named(line: bytes, message: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from support import serving
 from test_resume import CARD
 
 from atoll.core.errors import Conflict, EngineFailed, InvalidRequest, NotFound, Overloaded
-from atoll.core.places import Region, RegionStatus
+from atoll.core.places import Client, Region, RegionStatus
 from atoll.core.ports import Ask, Places
 from atoll.core.route import Request
 from atoll.core.types import Endpoint
@@ -266,6 +267,20 @@ async def test_a_region_that_is_drilled_does_not_answer_and_then_does_again(kind
         await asyncio.sleep(0.5)
         assert row(made, "b")["drill"] is None and row(made, "b")["alive"]
         assert await answers(made, "b") == "b"
+
+
+async def test_what_routing_weighs_is_explained_also_from_where_a_client_is() -> None:
+    paris, virginia = replace(place("a"), lat=48.9, lon=2.4), replace(place("b"), lat=38.9, lon=-77.4)
+    async with world(replace(paris, electricity=0.1), replace(virginia, electricity=0.2)) as made:
+        asked = Request("", "known", prompt=1000, output=800)
+        told = made.weigh(asked)
+        assert (told["joules_per_token"], told["joules_estimated"]) == (1.0, True)
+        parts = {c["region"]: c["parts"] for c in told["candidates"]}
+        assert parts["a"]["rtt"] == parts["b"]["rtt"] == 0.01
+        assert parts["b"]["energy"] == pytest.approx(2 * parts["a"]["energy"])
+        assert parts["a"]["energy"] == pytest.approx(200 * 1800 / 3.6e6 * 0.1)
+        assert made.weigh(asked, Client(40.7, -74.0, "US"))["region"] == "b"
+        assert made.weigh(asked, Client(50.1, 8.7))["region"] == "a"
 
 
 async def test_a_region_elsewhere_is_linked_and_told_to_fail() -> None:
