@@ -20,6 +20,8 @@ import orjson
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, InvalidRequest, NotFound, SetupError
+from atoll.core.ports import Ask
+from atoll.core.route import Request
 from atoll.gateway.checks import check_chat
 from atoll.gateway.exchange import Charge, Exchange
 from atoll.gateway.http import Http
@@ -36,7 +38,7 @@ JOINABLE = {"pcm", "mp3", "opus"}
 
 T = TypeVar("T")
 Chunk = dict[str, Any]
-Ask = Callable[[Card, dict[str, Any]], AsyncIterator[Chunk]]
+Chat = Callable[[Card, dict[str, Any]], AsyncIterator[Chunk]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,11 @@ class Senses:
         raise SetupError(f"model '{card.id}' has no part for {task} that is installed; its parts: {parts}")
 
     async def call(self, card: Card, path: str, body: bytes, content_type: str = "application/json") -> bytes:
-        """The whole answer of one part. Raises what its engine refused."""
-        reply = await self.exchange.models.open(card, path, body, content_type)
+        """The whole answer of one part, asked where the request may be processed. Raises what its engine refused."""
+        charge = self.charge
+        request = Request(charge.entry.id, card.id, charge.key.id, allowed=charge.place.allowed)
+        place = Ask(request, charge.key.policy.priority, waits=charge.place.waits, tried=charge.asked)
+        reply = await self.exchange.models.open(card, path, body, content_type, place)
         try:
             if reply.status >= 400:
                 raise await refusal(reply)
@@ -71,7 +76,7 @@ class Senses:
             reply.close()
 
 
-async def compose(senses: Senses, body: dict[str, Any], ask: Ask) -> AsyncIterator[Chunk]:
+async def compose(senses: Senses, body: dict[str, Any], ask: Chat) -> AsyncIterator[Chunk]:
     """Canonical chunks of the composed answer. `ask` streams the answer of the chat part."""
     chat = senses.part("chat")
     audio = body.get("audio") if "audio" in (body.get("modalities") or ()) else None

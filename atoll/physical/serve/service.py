@@ -127,7 +127,7 @@ class Service:
         self._record(name)
         if name in self._stops and by.role != "admin":
             return ""
-        token = secrets.token_urlsafe(16)
+        token = secrets.token_hex(16)
         latch = self._stops[name] = Latch(token_digest(token), by.id, reason, time.time())
         self._agreed = {held: until for held, until in self._agreed.items() if held[0] != name}
         if (served := self._served.get(name)) is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from support import CHAT_CARD, SECRET, USER, House, chunk, event_stream, json_answer, running, serving, usage
+from test_senses import PICTURE, READ, composed, perceive
 
 from atoll.core.errors import NotFound
 from atoll.core.places import Region, Residency
@@ -96,6 +97,25 @@ async def test_nothing_is_served_elsewhere_when_no_allowed_region_can() -> None:
         reply = await ask(made)
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "residency_unavailable")
         assert len(made.upstream.asked) == asked
+
+
+async def test_the_parts_of_a_composed_model_are_asked_where_the_rule_allows() -> None:
+    async with composed() as made, serving(made.upstream) as url:
+        perceive(made)
+        made.gateway.exchange.placing = Placing(REGIONS, "eu-one")
+        for part in ("talker", "eyes"):
+            made.fleet.leave(part, f"{part}-1")
+        for part, region in (("talker", "eu-one"), ("eyes", "us-one")):
+            made.fleet.join(part, Endpoint(f"{part}@{region}", url, region))
+        policy(made, process_in=("eu",))
+        content = [{"type": "text", "text": "What is this?"}, PICTURE]
+        said = {"model": "omni", "messages": [{"role": "user", "content": content}]}
+        refused = await ask(made, **said)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "residency_unavailable")
+        assert not [a for a in made.upstream.asked if a.path == READ], "no picture leaves the EU"
+        made.fleet.join("eyes", Endpoint("eyes@eu-two", url, "eu-two"))
+        assert (await ask(made, **said)).status_code == 200
+        assert (await made.settled()).path == "eu-two:0 eu-one:4"
 
 
 async def test_a_rule_that_waits_is_served_when_an_allowed_region_opens() -> None:
