@@ -70,8 +70,7 @@ class Charge:
 
     __slots__ = (
         "_asked", "_delivered", "_exchange", "_pieces", "_ticket", "card", "entry", "first_token_ms", "grade", "key",
-        "needs",
-        "place", "region", "serving", "usage",
+        "needs", "place", "region", "serving", "usage",
     )  # fmt: skip
 
     def __init__(
