@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Mapping[str, Any]]] = {
         "go1-velocity": {"steps": 4_000_000, **LEGS},
         "drone-hover": {"steps": 600_000},
         "lane-driving": {"steps": 500_000},
-        "humanoid-walk": {"steps": 8_000_000, **LEGS},
+        "humanoid-walk": {"steps": 16_000_000, **LEGS, "entropy": 0.0005},
     },
     "offpolicy": {"half-cheetah": {"steps": 200_000}},
 }
