@@ -293,6 +293,8 @@ def left(request: Request, view: View, now: float, hoping: bool) -> Left:
     group = view.groups.get(request.model)
     if group is None or not group.spots:
         return "same"
+    if hoping and not any(spot.digest == request.digest for spot in group.spots.values()):
+        return "same"
     anything = request._replace(digest="", excluded=frozenset())
     spots = [spot for spot in group.spots.values() if closed(spot, anything) is None]
     well = [spot for spot in spots if spot.health.admits(now)]

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from atoll.core.answer import Told
-from atoll.core.errors import AtollError
+from atoll.core.errors import AtollError, Overloaded
 from atoll.core.ports import Reply
 from atoll.core.recover import Attempt, Continue, Differs, Failure, GiveUp, Left, Restart, Retry, hedge, recover, spend
 from atoll.core.route import Request
@@ -58,6 +58,7 @@ class Session:
         self._identity: Chunk = {}
         self._digest = ""
         self._hopes_until = 0.0
+        self._full = False
         self._failed: frozenset[str] = frozenset()
         self._standby: Standby | None = None
         self._restarted = False
@@ -108,8 +109,10 @@ class Session:
             await asyncio.sleep(action.after)
 
     def _left(self, now: float) -> Left:
-        """What is left for this answer: its own weights, or only others."""
-        charge = self.charge
+        """What is left for this answer: its own weights, or only others; nothing where all just refused it."""
+        charge, full, self._full = self.charge, self._full, False
+        if full:
+            return "none"
         request = Request(charge.entry.id, charge.serving.id, allowed=charge.place.allowed, digest=self._digest)
         return self.exchange.models.left(request, hoping=now < self._hopes_until)
 
@@ -150,7 +153,11 @@ class Session:
         tried = self._stand_by if self.attempt.policy.recovery == "hot" else None
         asked = time.monotonic()
         wish = Wish(self._failed, self._digest, tried, max(0.0, self._hopes_until - asked))
-        reply = await self.exchange.open(self.http, self.charge, self.path, orjson.dumps(body), wish=wish)
+        try:
+            reply = await self.exchange.open(self.http, self.charge, self.path, orjson.dumps(body), wish=wish)
+        except Overloaded:
+            self._full = True
+            raise
         self._failed = frozenset({reply.endpoint.name})
         self._digest = reply.endpoint.digest
         try:

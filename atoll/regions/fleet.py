@@ -244,7 +244,7 @@ class Fleet:
         return [member.spot for member in self._members.get(card_id, {}).values()]
 
     def left(self, request: Request, hoping: bool) -> Left:
-        return left(request, self.view, time.time(), hoping)
+        return left(request._replace(overlong=True), self.view, time.time(), hoping)
 
     def heal(self, card_id: str, name: str) -> None:
         """A probe found that an endpoint lives again."""
@@ -293,7 +293,7 @@ class Fleet:
         circuit when all have: better than nothing. Those that were `asked` just now are not used again, and where
         by the estimate none is long enough, its length is left to the engine, which counts exactly."""
         now = time.time()
-        if (overlong := self._overlong(request)) or asked:
+        if (overlong := self.overlong(request)) or asked:
             request = request._replace(excluded=request.excluded | asked, overlong=overlong)
         decision = self._decided(request, now)
         if not decision.order and not asked and self._members.get(request.model):
@@ -306,7 +306,7 @@ class Fleet:
                 self.decisions.popitem(last=False)
         return decision
 
-    def _overlong(self, request: Request) -> bool:
+    def overlong(self, request: Request) -> bool:
         needed, places = request.prompt + request.output, request.allowed
         spots = (member.spot for member in self._members.get(request.model, {}).values())
         usable = (s for s in spots if s.place.status == "live" and (places is None or s.region in places))
@@ -344,7 +344,7 @@ class Fleet:
 
     def _elsewhere(self, request: Request, name: str) -> bool:
         """Whether another endpoint could take the request now, be it one that failed it before."""
-        asked, now = request._replace(excluded=frozenset()), time.time()
+        asked, now = request._replace(excluded=frozenset(), overlong=True), time.time()
         others = (spot for spot in self.members(request.model) if spot.name != name)
         return any(not closed(spot, asked) and not unfit(spot, asked, now) for spot in others)
 

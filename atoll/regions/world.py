@@ -126,8 +126,8 @@ class World:
         try:
             await self._ready(id, status)
             await self._become(id, status, at)
-        except AtollError as error:
-            log.warning("region %s could not become %s, as was decided: %s", id, status, error.message)
+        except (AtollError, OSError) as error:
+            log.warning("region %s could not become %s, as was decided: %s", id, status, error)
         finally:
             self._changing.discard(id)
 
@@ -205,8 +205,8 @@ class World:
         if status == "live" and id not in self.home.stations and id not in self.links:
             try:
                 await self._serve(id)
-            except AtollError:
-                await self._retire(id)
+            except (AtollError, OSError):
+                await self._yield(id)
                 raise
 
     async def _become(self, id: str, status: RegionStatus, at: float) -> None:
@@ -220,7 +220,8 @@ class World:
         deadline = time.monotonic() + DRAIN_SECONDS
         while self._busy(id) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        await self._yield(id)
+        if self.regions[id].status not in {"live", "draining"}:  # a machine may have joined in its place meanwhile
+            await self._yield(id)
 
     async def _yield(self, id: str) -> None:
         """Serve it no longer; what runs goes on until it is done, or elsewhere."""
@@ -320,6 +321,7 @@ class World:
             lat, lon, country = client
             rtts = {id: self.trips.from_client(lat, lon, id, country).seconds for id in self.regions}
             request = request._replace(rtts=rtts)
+        request = request._replace(overlong=fleet.overlong(request))
         decision, candidates = explain(request, fleet.view, fleet.memory, fleet.objective, random.Random(), now)
         energy = {"joules_per_token": joules(card), "joules_estimated": not card.joules}
         return {**_told(now, decision, candidates), **energy}

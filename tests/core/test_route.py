@@ -315,3 +315,11 @@ def test_what_is_left_for_a_broken_answer(allowed, dead: tuple[str, ...], status
     request = Request("", MODEL, allowed=allowed, digest="same", excluded=frozenset({"same"}))
     assert (left(request, view, NOW, True), left(request, view, NOW, False)) == (hoping, now)
     assert left(request._replace(model="another"), view, NOW, False) == "same"
+
+
+def test_weights_that_have_left_the_fleet_are_hoped_for() -> None:
+    view = View()
+    view.region("other", "live")
+    view.join(MODEL, Spot("other", "other", digest="other"))
+    request = Request("", MODEL, digest="same")
+    assert (left(request, view, NOW, True), left(request, view, NOW, False)) == ("same", "other")

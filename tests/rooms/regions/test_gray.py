@@ -215,7 +215,7 @@ async def test_where_only_other_weights_are_left_the_rule_of_the_key_decides(rul
             if rule == "fail":
                 assert "error" in got[-1] and row.status == "failed"
             elif rule == "continue":
-                assert text(got) == expected(body) and row.grade == "fast"
+                assert text(got) == expected(body) and row.grade == "exact>fast"
             else:
                 begun, _, again = text(got).partition("It begins anew.]\n\n")
                 assert expected(body).startswith(begun.split("\n\n[")[0]) and again == expected(body)

@@ -53,6 +53,15 @@ async def test_an_engine_that_gives_nothing_is_left_for_another_region(streamed:
         await idle(w)
 
 
+async def test_so_it_is_where_no_region_looks_long_enough_for_the_prompt() -> None:
+    async with world() as w:
+        for spot in w.house.fleet.members("known"):
+            spot.context = 8
+        hang(w)
+        assert (await whole(w)).status_code == 200
+        assert len(w.engine.asked) == 2
+
+
 async def test_a_recovery_that_hangs_is_left_too() -> None:
     async with world(wait=0.02) as w:
         body, events = w.asked(stream=True, seed=3), []

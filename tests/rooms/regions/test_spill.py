@@ -149,6 +149,8 @@ async def test_full_regions_spill_and_then_refuse_with_the_time_after_which_they
         refused = await post(w)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
         assert refused.headers["retry-after"] == "1", "a request takes half a second"
+        decided = w.house.fleet.decisions[refused.headers["x-request-id"]]
+        assert len(decided) == 1, "once all have refused, they are not asked again"
         assert (await busy).headers["x-atoll-region"] == "a"
         assert (await spilled).headers["x-atoll-region"] == "b"
         await asyncio.sleep(1)
