@@ -95,6 +95,11 @@ class Charge:
         """The request is sent to an endpoint."""
         self._asked.append(endpoint.region)
 
+    def ask(self, request: Request, wish: Wish = ANYWHERE) -> Ask:
+        """`request` with the priority, patience and account of this charge."""
+        tried = wish.tried or self.asked
+        return Ask(request, self.key.policy.priority, waits=self.place.waits, tried=tried, hope=wish.hope)
+
     def delivered(self, tokens: int | None, piece: str) -> None:
         """`tokens` more of the answer came from `region`; None, where the engine tells no ids, is one for a `piece`."""
         self._pieces = self._pieces or tokens is None
@@ -268,9 +273,7 @@ class Exchange:
             excluded=wish.excluded,
             digest=wish.digest,
         )
-        priority, tried = charge.key.policy.priority, wish.tried or charge.asked
-        ask = Ask(request, priority, waits=charge.place.waits, tried=tried, hope=wish.hope)
-        return self.models.open(charge.serving, path, body, content_type, ask)
+        return self.models.open(charge.serving, path, body, content_type, charge.ask(request, wish))
 
     async def guard(self, http: Http, charge: Charge, serve: Awaitable[Any]) -> None:
         """Run `serve` and make sure that the charge is settled and the slot freed, however it ends."""

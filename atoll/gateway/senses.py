@@ -20,7 +20,6 @@ import orjson
 
 from atoll.core.cards import Card
 from atoll.core.errors import AtollError, DeadlineExceeded, EngineFailed, InvalidRequest, NotFound, SetupError
-from atoll.core.ports import Ask
 from atoll.core.route import Request
 from atoll.gateway.checks import check_chat
 from atoll.gateway.exchange import Charge, Exchange
@@ -38,7 +37,7 @@ JOINABLE = {"pcm", "mp3", "opus"}
 
 T = TypeVar("T")
 Chunk = dict[str, Any]
-Chat = Callable[[Card, dict[str, Any]], AsyncIterator[Chunk]]
+Ask = Callable[[Card, dict[str, Any]], AsyncIterator[Chunk]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,7 @@ class Senses:
         """The whole answer of one part, asked where the request may be processed. Raises what its engine refused."""
         charge = self.charge
         request = Request(charge.entry.id, card.id, charge.key.id, allowed=charge.place.allowed)
-        place = Ask(request, charge.key.policy.priority, waits=charge.place.waits, tried=charge.asked)
-        reply = await self.exchange.models.open(card, path, body, content_type, place)
+        reply = await self.exchange.models.open(card, path, body, content_type, charge.ask(request))
         try:
             if reply.status >= 400:
                 raise await refusal(reply)
@@ -76,7 +74,7 @@ class Senses:
             reply.close()
 
 
-async def compose(senses: Senses, body: dict[str, Any], ask: Chat) -> AsyncIterator[Chunk]:
+async def compose(senses: Senses, body: dict[str, Any], ask: Ask) -> AsyncIterator[Chunk]:
     """Canonical chunks of the composed answer. `ask` streams the answer of the chat part."""
     chat = senses.part("chat")
     audio = body.get("audio") if "audio" in (body.get("modalities") or ()) else None
