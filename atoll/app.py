@@ -114,9 +114,8 @@ async def running(settings: Settings, progress: Progress) -> AsyncIterator[Cloud
         library = Library(_place(settings), home)
         stack.push_async_callback(library.stop)
         library.start(settings.models, progress)
-        world.decisions = store.places
-        joined = Joined(settings.data / "trust")
-        world.joined, joined.admit = joined.addresses(), world.admit
+        joined = Joined(settings.data / "trust", store.places)
+        world.decisions, world.members, joined.admit = store.places, joined, world.admit
         await world.start(_round_trips(world))
         placing = Placing(world.regions, settings.region, settings.otlp_region)
         exchange = Exchange(fleet, accounts, store.ledger, placing, Hedging(settings.hedge))
@@ -243,7 +242,7 @@ async def serve_region(
     async with contextlib.AsyncExitStack() as stack:
         site = Site()
         stack.push_async_callback(site.close)
-        station = Station(door.region, site, settings.slots, door.token)
+        station = Station(door.region, site, settings.slots, door.token, door.trust)
         await _listen(station, door)
         stack.push_async_callback(station.close)
         library = Library(_place(replace(settings, region=door.region)), site)
@@ -255,7 +254,7 @@ async def serve_region(
 
 async def _listen(station: Station, door: Door) -> None:
     try:
-        await station.listen(door.host, door.port, door.tls)
+        await station.listen(door.host, door.port)
     except OSError as error:
         raise SetupError(f"cannot listen on {door.host}:{door.port}: {error.strerror}; see --listen") from None
 

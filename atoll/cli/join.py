@@ -35,6 +35,19 @@ def invite(cloud: Cloud, as_json: bool, region: str) -> None:
 
 
 @region.command()
+@click.argument("region")
+@remote
+def remove(cloud: Cloud, as_json: bool, region: str) -> None:
+    """Forget the machine that joined as REGION. The region is closed; 'atoll regions open' has gateways serve it."""
+    from urllib.parse import quote
+
+    value = cloud.call("DELETE", f"/atoll/v1/regions/{quote(region, safe='')}/join")
+    if as_json:
+        return show(value)
+    print(f"{value['region']} is {value['status']}")
+
+
+@region.command()
 @click.argument("gateway")
 @click.option("--token", required=True, help="From 'atoll region invite' ('-' reads it from standard input).")
 @click.option("--region", "wanted", help="The region to become; the token names it too.")

@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple
 RegionStatus = Literal["announced", "building", "live", "draining", "retired"]
 Unavailable = Literal["reject", "queue"]
 
+INTRODUCED_S = 30 * 86400.0
+"""How long the authority of a gateway is remembered after it was introduced last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -27,6 +30,14 @@ class Region:
     carbon: float = 0.0
     electricity: float = 0.0
     sources: tuple[tuple[str, str], ...] = ()
+
+
+class Machine(NamedTuple):
+    """A machine that joined as a region: where it listens, and the authority (a certificate in PEM) that vouches for
+    it."""
+
+    url: str
+    authority: str
 
 
 class Client(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from atoll.core.cards import Card
 from atoll.core.leases import Lent, Recall, Report, Stale, Want
-from atoll.core.places import Client, Region, RegionStatus
+from atoll.core.places import Client, Machine, Region, RegionStatus
 from atoll.core.quota import Account, Reject
 from atoll.core.recover import Left
 from atoll.core.route import Request
@@ -186,11 +186,24 @@ class Places(Protocol):
         """The region that the database stands in: `region`, unless it was told another before."""
         ...
 
-    async def join(self, region_id: str) -> None:
-        """A machine elsewhere serves it from now on; no gateway does by itself."""
+    async def join(self, region_id: str, machine: Machine) -> None:
+        """This machine serves it from now on, in place of any other; no gateway does by itself."""
         ...
 
-    async def joined(self) -> frozenset[str]: ...
+    async def part(self, region_id: str) -> None:
+        """No machine elsewhere serves it any more."""
+        ...
+
+    async def joined(self) -> Mapping[str, Machine]: ...
+
+    async def introduce(self, authority: str, at: float) -> None:
+        """A gateway shows certificates of this authority (PEM) to regions that joined. What was introduced
+        `INTRODUCED_S` before is forgotten."""
+        ...
+
+    async def introduced(self) -> Mapping[str, float]:
+        """The authorities of gateways, and when they were introduced last."""
+        ...
 
 
 class Responses(Protocol):
@@ -267,6 +280,11 @@ class Regions(Protocol):
 
     async def change(self, id: str, status: RegionStatus) -> Region:
         """Open (`live`), drain (`draining`) or close (`retired`) it, or say that it is `announced` or `building`.
+        Raises NotFound or Conflict."""
+        ...
+
+    async def part(self, id: str) -> Region:
+        """The machine that joined as this region has left for good; the region is closed, and may be opened here.
         Raises NotFound or Conflict."""
         ...
 

@@ -44,6 +44,7 @@ class Invites:
         return [
             Route("/atoll/v1/regions/{id}/invite", self.invite, methods=["POST"]),
             Route("/atoll/v1/regions/{id}/join", self.join, methods=["POST"]),
+            Route("/atoll/v1/regions/{id}/join", self.part, methods=["DELETE"]),
         ]
 
     def _region(self, request: Request) -> str:
@@ -61,3 +62,9 @@ class Invites:
         """No API key: the signature of the invitation lets a region in."""
         told = await parse(request, Joining)
         return reply(await self.door.join(self._region(request), told.model_dump()))
+
+    async def part(self, request: Request) -> Response:
+        """Forget the machine that joined; the region is closed."""
+        self.admin.caller(request, admin=True)
+        region = await self.regions.part(self._region(request))
+        return reply({"region": region.id, "status": region.status})

@@ -59,6 +59,7 @@ READS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("get", "/atoll/v1/requests", "The ledger, newest first", ("limit", "before", "before_id", "key_id")),
     ("get", "/atoll/v1/regions", "The regions, and how they are now", ()),
     ("get", "/atoll/v1/regions/{id}", "One region, with the sources of its values", ()),
+    ("delete", "/atoll/v1/regions/{id}/join", "Forget the machine that joined; the region is closed", ()),
     ("post", "/atoll/v1/regions/{id}/invite", "A token with which a machine can become a region, once", ()),
     ("get", "/atoll/v1/laws", "Laws that bear on where data may go: data to edit, not legal advice", ()),
     ("get", "/atoll/v1/requests/{id}/route", "Why a request went where it did", ()),

@@ -252,6 +252,11 @@ class Fleet:
             self.view.health(card_id, name, Health())
             self._wake()
 
+    def report(self, card_id: str, name: str, running: int, waiting: int) -> None:
+        """What a region says of an endpoint: requests worked on and requests that wait, whoever sent them."""
+        if name in self._members.get(card_id, {}):
+            self.view.report(card_id, name, running, waiting)
+
     def review(self) -> None:
         """Every few seconds: leave out who fares far worse than its peers, and think better of those left alone."""
         now = time.time()

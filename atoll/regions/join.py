@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import ssl
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
@@ -25,19 +24,23 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from atoll.core.errors import AtollError, Forbidden, InvalidRequest, SetupError, Unauthenticated
+from atoll.core.places import Machine
+from atoll.core.ports import Places
 from atoll.regions.link import Address
 from atoll.regions.trust import (
     Authority,
+    Trust,
     check_answer,
+    fingerprint_of,
     key_pem,
     new_key,
     open_authority,
     request_certificate,
-    station_context,
     write,
 )
 
 HOUR = 3600.0
+DAY = 24 * HOUR
 CALL_S = 30.0
 Admit = Callable[[Address], Awaitable[None]]
 
@@ -84,28 +87,46 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where a region listens, and whom it lets in."""
+    """Where a region listens, and whom it lets in: who has the token, or is trusted."""
 
     region: str
     host: str
     port: int
-    token: str
-    tls: ssl.SSLContext | None = None
+    token: str = ""
+    trust: Trust | None = None
 
 
 class Joined:
-    """The gateway's side: invitations and regions that joined, kept in a folder."""
+    """The gateway's side. Invitations, and the keys that vouch for regions, are kept in a folder; which regions joined,
+    and what their gateways' authorities are, is known to every gateway on the database."""
 
-    def __init__(self, place: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, place: Path, known: Places, now: Callable[[], float] = time.time) -> None:
         self._place = place
+        self._known = known
         self._now = now
         self._authority: Authority | None = None
+        self._addresses: dict[tuple[str, Machine], Address] = {}
         self.admit: Admit | None = None
 
-    def addresses(self) -> dict[str, Address]:
-        """The regions that joined, by id."""
-        kept = self._read("joined.json")
-        return {id: Address(id, row["url"], row["token"], self._ca().context(id)) for id, row in kept.items()}
+    async def addresses(self) -> dict[str, Address]:
+        """The regions that joined, by id; the same object for as long as its machine stays the same."""
+        joined = (await self._known.joined()).items()
+        self._addresses = {told: self._addresses.get(told) or self._address(*told) for told in joined}
+        return {id: address for (id, _), address in self._addresses.items()}
+
+    def _address(self, region: str, machine: Machine) -> Address:
+        return Address(region, machine.url, "", self._ca().context(region, machine.authority))
+
+    async def authorities(self) -> dict[str, str]:
+        """Those (PEM) of the gateways that ask regions which joined, by fingerprint; this gateway's is made known."""
+        introduced, mine, now = await self._known.introduced(), self._ca(), self._now()
+        if now - introduced.get(mine.pem, 0.0) > DAY:
+            await self._known.introduce(mine.pem, now)
+        return {mine.fingerprint: mine.pem, **{fingerprint_of(pem): pem for pem in introduced}}
+
+    async def part(self, region: str) -> None:
+        """Forget the machine that joined as `region`."""
+        await self._known.part(region)
 
     async def invite(self, region: str) -> dict[str, Any]:
         """A new invitation: its token is told once."""
@@ -122,11 +143,10 @@ class Joined:
         certificate = self._ca().sign_region(asking.csr, region)
         invites[asking.invite]["used"] = True
         self._write("invites.json", invites)
-        row = {"url": asking.url, "token": secrets.token_urlsafe(32)}
-        self._write("joined.json", {**self._read("joined.json"), region: row})
+        await self._known.join(region, Machine(asking.url, self._ca().pem))
         if self.admit is not None:
-            await self.admit(Address(region, row["url"], row["token"], self._ca().context(region)))
-        return {"region": region, "certificate": certificate, "ca": self._ca().pem, "token": row["token"]}
+            await self.admit((await self.addresses())[region])
+        return {"region": region, "certificate": certificate, "ca": self._ca().pem}
 
     def _check(self, asking: Asking) -> dict[str, Any]:
         invites = self._read("invites.json")
@@ -178,7 +198,8 @@ def enroll(place: Path, gateway: str, token: Token, listen: tuple[str, int]) -> 
     write(place / "region.key", key_pem(key))
     write(place / "region.pem", answer["certificate"])
     write(place / "ca.pem", answer["ca"])
-    _keep(place / "region.json", {"region": token.region, "host": host, "port": port, "token": answer["token"]})
+    (place / "gateways.pem").unlink(missing_ok=True)
+    _keep(place / "region.json", {"region": token.region, "host": host, "port": port})
     return open_door(place)
 
 
@@ -187,7 +208,7 @@ def open_door(place: Path) -> Door:
     kept = _load(place / "region.json")
     if not kept:
         raise SetupError(f"no region has joined a cloud from {place.parent}; see 'atoll region join --help'")
-    return Door(kept["region"], kept["host"], kept["port"], kept["token"], station_context(place))
+    return Door(kept["region"], kept["host"], kept["port"], trust=Trust(place))
 
 
 def _post(gateway: str, region: str, body: dict[str, Any]) -> dict[str, str]:
@@ -204,7 +225,7 @@ def _post(gateway: str, region: str, body: dict[str, Any]) -> dict[str, str]:
         error = AtollError(message or f"the gateway answered {reply.status_code}")
         error.status = reply.status_code
         raise error
-    if not isinstance(told, dict) or not all(isinstance(told.get(n), str) for n in ("certificate", "ca", "token")):
+    if not isinstance(told, dict) or not all(isinstance(told.get(n), str) for n in ("certificate", "ca")):
         raise SetupError(f"what answers at {gateway} is not Atoll")
     return told
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ class Link:
         self.address = address
         self.load: dict[str, Any] = {}
         self.missed = 0
+        self.authorities: Mapping[str, str] = {}
         self._joined: set[str] = set()
         self._pool = Pool(Endpoint(address.region, address.url, address.region, address.token), PROBE, address.tls)
         self._task: asyncio.Task[None] | None = None
@@ -71,13 +73,15 @@ class Link:
 
     async def _look(self) -> None:
         try:
-            self.load = await self._get("/load")
+            await self._probe()
         except (EngineFailed, DeadlineExceeded) as error:
             self.missed += 1
             if self.missed == MISSES:
                 log.warning("region %s does not answer: %s", self.address.region, error.message)
                 self._part(set(self._joined))
-            return
+
+    async def _probe(self) -> None:
+        self.load = await self._get("/load")
         if self.missed:
             for name in self._joined:
                 self.fleet.heal(name, f"{name}@{self.address.region}")
@@ -86,6 +90,20 @@ class Link:
         self._part(self._joined - ready)
         if new := ready - self._joined:
             await self._meet(new)
+        if self.address.tls is not None:
+            self._count()
+            await self._introduce()
+
+    def _count(self) -> None:
+        """What other gateways sent there counts too."""
+        running, waiting = self.load.get("running", {}), self.load.get("waiting", {})
+        for name in self._joined:
+            self.fleet.report(name, f"{name}@{self.address.region}", running.get(name, 0), waiting.get(name, 0))
+
+    async def _introduce(self) -> None:
+        """Have it let in the gateways of all `authorities` (PEM, by fingerprint)."""
+        if self.authorities and set(self.load.get("trusts", ())) != self.authorities.keys():
+            await self._get("/gateways", orjson.dumps({"authorities": list(self.authorities.values())}))
 
     async def _meet(self, names: set[str]) -> None:
         """Models that became ready; the fleet learns of those that only this region has."""

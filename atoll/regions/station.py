@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from atoll.regions.beats import EVERY, beat
 from atoll.regions.faults import Faults, Line
 from atoll.regions.queue import Queue, Turn
 from atoll.regions.site import Seat, Site
+from atoll.regions.trust import Trust
 
 COUNT = "/v1/chat/completions/input_tokens"
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -57,20 +57,23 @@ class Protocol(HttpToolsProtocol):
 
 
 class Station:
-    """One region's listener. `line` is the emulated way to it: latency and the faults of drills."""
+    """One region's listener. It lets in who has the token or, where there is `trust`, whom TLS has proved to be a
+    gateway. `line` is the emulated way to it: latency and the faults of drills."""
 
-    def __init__(self, region: str, site: Site, slots: int, token: str = "") -> None:
+    def __init__(self, region: str, site: Site, slots: int, token: str = "", trust: Trust | None = None) -> None:
         self.region = region
         self.site = site
         self.token = token or secrets.token_urlsafe(32)
         self.slots = slots
+        self.trust = trust
         self.faults = Faults()
         self.queues: dict[str, Queue] = {}
         self.url = ""
         self._server: asyncio.Server | None = None
         self._state = ServerState()
 
-    async def listen(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    async def listen(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        tls = self.trust.context if self.trust else None
         config = uvicorn.Config(
             self, http=Protocol, lifespan="off", log_config=None, access_log=False, server_header=False,
             date_header=False, timeout_keep_alive=75, loop="none",
@@ -114,7 +117,8 @@ class Station:
     def load(self) -> dict[str, Any]:
         running = {name: queue.running for name, queue in self.queues.items()}
         waiting = {name: queue.waiting for name, queue in self.queues.items()}
-        return {"region": self.region, "running": running, "waiting": waiting, "models": self._models()}
+        told = {"region": self.region, "running": running, "waiting": waiting, "models": self._models()}
+        return {**told, "trusts": sorted(self.trust.told)} if self.trust else told
 
     def _models(self) -> dict[str, str]:
         return {name: "ready" if seat.pools else seat.failed or "starting" for name, seat in self.site.seats.items()}
@@ -130,7 +134,7 @@ class Station:
     async def _serve(self, scope: Any, receive: Any, line: Line) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            if not secrets.compare_digest(headers.get(b"authorization", ""), f"Bearer {self.token}"):
+            if not (self.trust or secrets.compare_digest(headers.get(b"authorization", ""), f"Bearer {self.token}")):
                 raise Forbidden("this region belongs to another cloud")
             if scope["path"] == "/load":
                 await _reply(line, 200, self.load())
@@ -140,6 +144,10 @@ class Station:
                 await _reply(line, 200, {})
                 await line.close()
                 self.fault(str(told["kind"]), float(told["seconds"]))
+                return
+            if scope["path"] == "/gateways" and self.trust:
+                self.trust.tell(orjson.loads(await _body(receive))["authorities"])
+                await _reply(line, 200, {})
                 return
             if scope["path"] == "/cards":
                 await _reply(line, 200, {name: _told(seat.card) for name, seat in self.site.seats.items()})

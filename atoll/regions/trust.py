@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,6 +33,7 @@ YEAR = datetime.timedelta(days=365)
 SLACK = datetime.timedelta(minutes=5)
 RENEW = datetime.timedelta(days=30)
 GATEWAY = "gateway.atoll"
+MAX_AUTHORITIES = 256
 
 
 def dns_name(region: str) -> str:
@@ -69,8 +71,9 @@ class Authority:
             raise Forbidden(f"the signing request names {named}, but the invitation is for '{dns_name(region)}'")
         return _pem(self._issue(public, dns_name(region), ExtendedKeyUsageOID.SERVER_AUTH))
 
-    def context(self, region: str) -> ssl.SSLContext:
-        """For the gateway to ask `region`: shows the gateway's certificate, takes no other region's."""
+    def context(self, region: str, vouched: str = "") -> ssl.SSLContext:
+        """For the gateway to ask `region`: shows the gateway's certificate, takes no other region's. `vouched`: the CA
+        (PEM) that the region joined, if that is another gateway's."""
         key, certificate = self.place / "gateway.key", self.place / "gateway.pem"
         if not certificate.exists() or _ends_soon(certificate):
             private = ec.generate_private_key(ec.SECP256R1())
@@ -78,7 +81,7 @@ class Authority:
             write(certificate, _pem(self._issue(private.public_key(), GATEWAY, ExtendedKeyUsageOID.CLIENT_AUTH)))
         context = RegionContext(ssl.PROTOCOL_TLS_CLIENT)
         context.peer = dns_name(region)
-        return _secured(context, certificate, key, self.place / "ca.pem")
+        return _secured(context, certificate, key, vouched or self.pem)
 
     def _issue(self, public: ec.EllipticCurvePublicKey, name: str, usage: x509.ObjectIdentifier) -> x509.Certificate:
         return (
@@ -144,11 +147,38 @@ def check_answer(certificate: str, ca: str, key: ec.EllipticCurvePrivateKey, exp
         raise Forbidden("the gateway's answer holds a certificate for another key or region")
 
 
-def station_context(place: Path) -> ssl.SSLContext:
-    """For a region to listen with what lies in `place`; only the gateway of the same CA is let in."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.verify_mode = ssl.CERT_REQUIRED
-    return _secured(context, place / "region.pem", place / "region.key", place / "ca.pem")
+class Trust:
+    """Whom a region lets in that listens with what lies in `place`: gateways of the CA that it joined, and of those
+    that a gateway has told it of; `told` holds their fingerprints."""
+
+    def __init__(self, place: Path) -> None:
+        self._kept = place / "gateways.pem"
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.verify_mode = ssl.CERT_REQUIRED
+        self.told: frozenset[str] = frozenset()
+        try:
+            _secured(self.context, place / "region.pem", place / "region.key", (place / "ca.pem").read_text())
+            if self._kept.exists():
+                self.told = self._let_in(self._kept.read_text())
+        except (OSError, ValueError, InvalidRequest) as error:
+            raise SetupError(f"who is let in, as {place} tells, cannot be read: {error}; join again") from None
+
+    def tell(self, authorities: Sequence[str]) -> None:
+        """These (PEM) are the gateways' CAs now. New ones are let in at once; those that left no longer after a
+        restart. Raises InvalidRequest."""
+        if len(authorities) > MAX_AUTHORITIES:
+            raise InvalidRequest(f"at most {MAX_AUTHORITIES} authorities are let in", param="authorities")
+        together = "".join(authorities)
+        self.told = self._let_in(together)
+        write(self._kept, together)
+
+    def _let_in(self, authorities: str) -> frozenset[str]:
+        try:
+            found = x509.load_pem_x509_certificates(authorities.encode())
+            self.context.load_verify_locations(cadata=authorities)
+        except (ValueError, ssl.SSLError):
+            raise InvalidRequest("they must be certificates in PEM", param="authorities") from None
+        return frozenset(fingerprint(each) for each in found)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -161,6 +191,14 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 def fingerprint(certificate: x509.Certificate) -> str:
     return sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+def fingerprint_of(pem: str) -> str:
+    """Raises SetupError."""
+    try:
+        return fingerprint(x509.load_pem_x509_certificate(pem.encode()))
+    except ValueError as error:
+        raise SetupError(f"a certificate authority in the database is damaged: {error}") from None
 
 
 def write(place: Path, text: str) -> None:
@@ -209,11 +247,11 @@ def _usage(authority: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def _secured(context: Any, certificate: Path, key: Path, ca: Path) -> Any:
+def _secured(context: Any, certificate: Path, key: Path, ca: str) -> Any:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_cert_chain(certificate, key)
-        context.load_verify_locations(ca)
+        context.load_verify_locations(cadata=ca)
     except (OSError, ssl.SSLError) as error:
         raise SetupError(f"the certificate {certificate} cannot be used: {error}; join the region again") from None
     return context

@@ -31,6 +31,16 @@ MAX_DRILL_SECONDS = 600.0
 REVIEW_EVERY = 5.0
 
 
+class Members(Protocol):
+    """The machines that joined (`regions.join.Joined`)."""
+
+    async def addresses(self) -> dict[str, Address]: ...
+
+    async def authorities(self) -> Mapping[str, str]: ...
+
+    async def part(self, region: str) -> None: ...
+
+
 class Process(Protocol):
     """A region in a process of its own: `engines.process.Child`, without naming it."""
 
@@ -68,6 +78,7 @@ class World:
         self.rtt: Mapping[str, float] = {}
         self.trips = RoundTrips(self.regions.values())
         self.decisions: Places | None = None
+        self.members: Members | None = None
         self.links: dict[str, Link] = {}
         self.joined: dict[str, Address] = {}
         self._spawn = spawn
@@ -76,7 +87,6 @@ class World:
         self._drills: dict[str, tuple[str, float]] = {}
         self._changing: set[str] = set()
         self._decided: dict[str, float] = {}
-        self._elsewhere: frozenset[str] = frozenset()
 
     async def start(self, rtt: Mapping[str, float]) -> None:
         """Serve every region that is live. `rtt` is seconds from the gateway."""
@@ -84,8 +94,6 @@ class World:
         for id, (status, at) in (await self._read()).items():
             if id in self.regions:
                 self.regions[id], self._decided[id] = replace(self.regions[id], status=status), at
-        for id in self.joined.keys() - self._elsewhere:
-            await self._claim(id)
         for region in self.regions.values():
             rest = region.carbon, rtt.get(region.id, 0.0), region.electricity
             self.fleet.view.region(region.id, region.status, *rest)
@@ -102,24 +110,24 @@ class World:
                 log.warning("what was decided about regions could not be read: %s", error.message)
 
     async def _follow(self) -> None:
-        """Begin what was decided at other gateways."""
+        """Begin what was decided at other gateways, and have the regions that joined let those in."""
         for id, (status, at) in (await self._read()).items():
             if id in self.regions and id not in self._changing and at > self._decided.get(id, 0.0):
                 self._changing.add(id)
                 self._begin(self._adopt(id, status, at))
+        if self.members is not None and self.joined:
+            authorities = await self.members.authorities()
+            for id in self.joined.keys() & self.links.keys():
+                self.links[id].authorities = authorities
 
     async def _read(self) -> Mapping[str, tuple[RegionStatus, float]]:
         """Decisions first: who sees that a joined region was opened also sees that it joined."""
         if self.decisions is None:
             return {}
         decided = await self.decisions.all()
-        self._elsewhere = await self.decisions.joined()
+        if self.members is not None:
+            self.joined = await self.members.addresses()
         return decided
-
-    async def _claim(self, id: str) -> None:
-        """Other gateways cease to serve what joined here."""
-        if self.decisions is not None:
-            await self.decisions.join(id)
 
     async def _adopt(self, id: str, status: RegionStatus, at: float) -> None:
         """In one step, also where there were several. What fails is tried again at the next look."""
@@ -134,9 +142,6 @@ class World:
     async def _serve(self, id: str) -> None:
         if id in self.joined:
             await self._connect(self.joined[id])
-            return
-        if id in self._elsewhere:
-            log.warning("region %s joined another gateway; this one does not serve it", id)
             return
         if id not in self.plan.isolate:
             await self.home.open([id])
@@ -168,11 +173,27 @@ class World:
     async def admit(self, address: Address) -> None:
         """A region elsewhere takes its place in the fleet."""
         id = self.region(address.region).id
-        await self._claim(id)
         await self._yield(id)
         self.joined[id] = address
         await self._connect(address)
         await self._become(id, "live", await self._decide(id, "live"))
+
+    async def part(self, id: str) -> Region:
+        """The machine that joined as a region has left for good: the region is closed, and may be opened here. Raises
+        NotFound or Conflict."""
+        self.region(id)
+        if self.members is None or id not in self.joined:
+            raise Conflict(f"no machine joined as region '{id}'", param="region")
+        if id in self._changing:
+            raise Conflict(f"region '{id}' is being changed already", param="status")
+        self._changing.add(id)
+        try:
+            await self.members.part(id)
+            del self.joined[id]
+            await self._become(id, "retired", await self._decide(id, "retired"))
+        finally:
+            self._changing.discard(id)
+        return self.regions[id]
 
     async def change(self, id: str, status: RegionStatus) -> Region:
         """Open, drain or close a region while requests flow. Closing waits for what runs there, for a minute; streams
@@ -200,7 +221,8 @@ class World:
 
     async def _ready(self, id: str, status: RegionStatus) -> None:
         """Raises what kept a region from being served; nothing of it is left then."""
-        if id in self._elsewhere and id not in self.joined:
+        link = self.links.get(id)
+        if self.joined.get(id) is not (link.address if link and id not in self._processes else None):
             await self._yield(id)
         if status == "live" and id not in self.home.stations and id not in self.links:
             try:

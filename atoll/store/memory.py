@@ -11,7 +11,7 @@ import orjson
 
 from atoll.core.errors import Conflict, InvalidRequest, NotFound
 from atoll.core.leases import Lent, Moment, Pool, Recall, Report, Stale, Want, grant, record
-from atoll.core.places import RegionStatus
+from atoll.core.places import INTRODUCED_S, Machine, RegionStatus
 from atoll.core.quota import WINDOW, Account, Reject, Slot
 from atoll.core.types import Entry, Key, Limits
 from atoll.store.months import INTERRUPTED, month_end, period, settled_at
@@ -118,7 +118,8 @@ class MemoryPlaces:
     def __init__(self) -> None:
         self._places: dict[str, tuple[RegionStatus, float]] = {}
         self._region = ""
-        self._joined: frozenset[str] = frozenset()
+        self._joined: dict[str, Machine] = {}
+        self._introduced: dict[str, float] = {}
 
     async def put(self, region_id: str, status: RegionStatus, at: float) -> None:
         if region_id not in self._places or self._places[region_id][1] <= at:
@@ -131,11 +132,21 @@ class MemoryPlaces:
         self._region = self._region or region
         return self._region
 
-    async def join(self, region_id: str) -> None:
-        self._joined |= {region_id}
+    async def join(self, region_id: str, machine: Machine) -> None:
+        self._joined[region_id] = machine
 
-    async def joined(self) -> frozenset[str]:
-        return self._joined
+    async def part(self, region_id: str) -> None:
+        self._joined.pop(region_id, None)
+
+    async def joined(self) -> Mapping[str, Machine]:
+        return dict(self._joined)
+
+    async def introduce(self, authority: str, at: float) -> None:
+        known = {told: when for told, when in self._introduced.items() if at - when < INTRODUCED_S}
+        self._introduced = {**known, authority: at}
+
+    async def introduced(self) -> Mapping[str, float]:
+        return dict(self._introduced)
 
 
 class MemoryLeases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from atoll.core.places import INTRODUCED_S, Machine
 from atoll.store import Store, open_store
 
 
@@ -26,11 +27,25 @@ async def test_the_first_who_says_where_the_database_stands_is_right(store: Stor
 
 
 async def test_regions_that_joined_are_remembered(store: Store):
-    assert await store.places.joined() == frozenset()
+    one, other = Machine("https://10.0.0.1:7701", "ca of one"), Machine("https://10.0.0.2:7701", "ca of another")
+    assert await store.places.joined() == {}
     await store.places.stands_in("eu-west-3")
-    for id in ("x-fr-1", "joined", "x-fr-1"):
-        await store.places.join(id)
-    assert await store.places.joined() == {"x-fr-1", "joined"}
+    for id, machine in (("x-fr-1", one), ("joined", other), ("x-fr-1", other)):
+        await store.places.join(id, machine)
+    assert await store.places.joined() == {"x-fr-1": other, "joined": other}
+    await store.places.part("x-fr-1")
+    await store.places.part("x-fr-1")
+    assert await store.places.joined() == {"joined": other}
+
+
+async def test_authorities_of_gateways_are_known_for_a_month(store: Store):
+    await store.places.introduce("one", 1000.0)
+    await store.places.introduce("two", 2000.0)
+    await store.places.introduce("one", 3000.0)
+    assert await store.places.introduced() == {"one": 3000.0, "two": 2000.0}
+    await store.places.introduce("three", 2000.0 + INTRODUCED_S)
+    assert await store.places.introduced() == {"one": 3000.0, "three": 2000.0 + INTRODUCED_S}
+    assert await store.places.joined() == {}
 
 
 async def test_where_the_database_stands_outlives_a_restart(durable_url: str):

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import known_cloud as known
 import pytest
-from conftest import start
+from conftest import Live, start
+from test_cli import run
 
 pytestmark = [pytest.mark.xdist_group("regions"), pytest.mark.timeout(120)]
 
@@ -80,3 +82,51 @@ async def serve_and_die(http: httpx.AsyncClient, process: subprocess.Popen[str])
     assert told.right and told.region == JOINED, told
     row = next(row for row in await known.rows(http) if row["id"] == told.id)
     assert [where for where, _ in known.steps(row)] == [JOINED, "us-west-1"] and row["grade"], row
+
+
+async def test_a_region_that_joined_serves_all_gateways_also_when_that_one_dies(
+    tmp_path: Path, postgres_server: Any
+) -> None:
+    here, other, there = (tmp_path / name for name in ("here", "other", "there"))
+    here.mkdir()
+    url = postgres_server.new_database()
+    flags = ("--models", "known", "--regions", "eu-central-1", "--store", url)
+    clouds = []
+    try:
+        with known.engine(here, 0.01):
+            for data in (other, there):
+                shutil.copytree(here, data)
+            for data in (here, other):
+                clouds.append(await asyncio.to_thread(start, data, *flags, environment={"ATOLL_SLOTS": "64"}))
+            one, two = clouds
+            async with known.client(one.url, one.key) as http, known.client(two.url, one.key) as also:
+                token = (await http.post(f"/atoll/v1/regions/{JOINED}/invite")).raise_for_status().json()["token"]
+                with region(there, "join", one.url, "--token", token, "--listen", "127.0.0.1:0"):
+                    for gateway in (http, also):
+                        await known.all_serve(gateway, (JOINED,))
+                        await answered_there(gateway)
+                    one.close()
+                    await answered_there(also)
+                with region(there, "serve"):
+                    await known.all_serve(also, (JOINED,))
+                    await answered_there(also)
+                await removed(two, also)
+    finally:
+        for cloud in clouds:
+            cloud.close()
+
+
+async def answered_there(http: httpx.AsyncClient) -> None:
+    body = known.asked(1, 10, residency={"process_in": [JOINED]})
+    told = await known.stream(http, body)
+    assert told.right and told.region == JOINED, told
+
+
+async def removed(cloud: Live, http: httpx.AsyncClient) -> None:
+    """Its machine is gone for good."""
+    done = await asyncio.to_thread(run, cloud, "region", "remove", JOINED)
+    assert (done.returncode, done.stdout) == (0, f"{JOINED} is retired\n"), done.stderr
+    now = (await known.regions(http))[JOINED]
+    assert (now["status"], now["served_by"], now["endpoints"]) == ("retired", "", 0)
+    refused = await http.delete(f"/atoll/v1/regions/{JOINED}/join")
+    assert refused.status_code == 409 and "no machine joined" in refused.json()["error"]["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
 from dataclasses import asdict, replace
@@ -17,8 +18,9 @@ from atoll.core.types import Endpoint
 from atoll.regions.join import Asking, Joined, Token, _public, _text
 from atoll.regions.site import Site
 from atoll.regions.station import Station
-from atoll.regions.trust import check_answer, key_pem, new_key, open_authority, request_certificate, station_context
+from atoll.regions.trust import Trust, check_answer, key_pem, new_key, open_authority, request_certificate
 from atoll.regions.upstream import Pool
+from atoll.store.memory import MemoryPlaces
 
 URL = "https://127.0.0.1:7701"
 
@@ -42,7 +44,8 @@ async def refused(door: Joined, told: dict[str, str], region: str = "x-fr-1") ->
 
 
 async def test_a_token_lets_one_region_in_once(tmp_path: Path) -> None:
-    door, admitted = Joined(tmp_path), []
+    places, admitted = MemoryPlaces(), []
+    door = Joined(tmp_path, places)
 
     async def admit(address: Any) -> None:
         admitted.append(address)
@@ -52,17 +55,17 @@ async def test_a_token_lets_one_region_in_once(tmp_path: Path) -> None:
     told = asked(token, request_certificate(key, "x-fr-1"))
     answer = await door.join("x-fr-1", told)
     check_answer(answer["certificate"], answer["ca"], key, token.ca, "x-fr-1")
-    assert [(a.region, a.url, a.token) for a in admitted] == [("x-fr-1", URL, answer["token"])]
+    assert [(a.region, a.url, a.token) for a in admitted] == [("x-fr-1", URL, "")]
     again = await refused(door, told)
     assert isinstance(again, Unauthenticated) and "used already" in again.message
-    assert Joined(tmp_path).addresses()["x-fr-1"].url == URL
+    assert (await Joined(tmp_path, places).addresses())["x-fr-1"].url == URL
     assert token.seed.hex() not in (tmp_path / "invites.json").read_text()
     assert not [name for name in os.listdir(tmp_path) if (tmp_path / name).stat().st_mode & 0o077]
 
 
 async def test_bad_invitations_are_refused(tmp_path: Path) -> None:
     clock = [0.0]
-    door = Joined(tmp_path, lambda: clock[0])
+    door = Joined(tmp_path, MemoryPlaces(), lambda: clock[0])
     token, csr = await invited(door), request_certificate(new_key(), "x-fr-1")
     unknown = Token("x-fr-1", bytes(32), token.ca)
     assert "unknown" in (await refused(door, asked(unknown, csr))).message
@@ -78,7 +81,7 @@ async def test_bad_invitations_are_refused(tmp_path: Path) -> None:
 
 
 async def test_an_answer_of_somebody_in_the_middle_is_refused(tmp_path: Path) -> None:
-    token, key = await invited(Joined(tmp_path / "mine")), new_key()
+    token, key = await invited(Joined(tmp_path / "mine", MemoryPlaces())), new_key()
     csr = request_certificate(key, "x-fr-1")
     evil = open_authority(tmp_path / "evil")
     made = evil.sign_region(csr, "x-fr-1")
@@ -104,18 +107,18 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         open_authority(tmp_path)
 
 
-def certified(place: Path, ca: Any, region: str) -> ssl.SSLContext:
+def certified(place: Path, ca: Any, region: str) -> Trust:
     """What a region of `ca` listens with."""
     place.mkdir()
     key = new_key()
     (place / "region.key").write_text(key_pem(key))
     (place / "region.pem").write_text(ca.sign_region(request_certificate(key, region), region))
     (place / "ca.pem").write_text(ca.pem)
-    return station_context(place)
+    return Trust(place)
 
 
 async def status(station: Station, tls: ssl.SSLContext) -> int:
-    pool = Pool(Endpoint("probe", station.url, "x-fr-1", station.token), tls=tls)
+    pool = Pool(Endpoint("probe", station.url, "x-fr-1"), tls=tls)
     try:
         connection = await pool.request("/load", b"{}")
         while await connection.read():
@@ -127,8 +130,8 @@ async def status(station: Station, tls: ssl.SSLContext) -> int:
 
 async def test_both_sides_of_a_connection_prove_who_they_are(tmp_path: Path) -> None:
     ca, other = open_authority(tmp_path / "ca"), open_authority(tmp_path / "other")
-    station = Station("x-fr-1", Site(), 4)
-    await station.listen(tls=certified(tmp_path / "fr", ca, "x-fr-1"))
+    station = Station("x-fr-1", Site(), 4, trust=certified(tmp_path / "fr", ca, "x-fr-1"))
+    await station.listen()
     nobody = ssl.create_default_context(cafile=str(tmp_path / "ca/ca.pem"))
     nobody.check_hostname = False
     stolen = ssl.create_default_context(cafile=str(tmp_path / "ca/ca.pem"))
@@ -142,3 +145,50 @@ async def test_both_sides_of_a_connection_prove_who_they_are(tmp_path: Path) -> 
                     await status(station, wrong)
     finally:
         await station.close()
+
+
+async def test_a_gateway_that_another_one_introduced_is_let_in(tmp_path: Path) -> None:
+    """Also after a restart of the region, until it is no longer among those told of."""
+    one, two = open_authority(tmp_path / "one"), open_authority(tmp_path / "two")
+    trust = certified(tmp_path / "fr", one, "x-fr-1")
+    theirs = two.context("x-fr-1", one.pem)
+    for step in ("nobody told", "told", "restarted", "gone"):
+        station = Station("x-fr-1", Site(), 4, trust=trust)
+        await station.listen()
+        try:
+            if step == "told":
+                await told(station, one.context("x-fr-1"), one.pem, two.pem)
+                assert station.load()["trusts"] == sorted((one.fingerprint, two.fingerprint))
+            if step == "restarted":
+                assert await status(station, theirs) == 200
+                await told(station, theirs, one.pem)
+            elif step == "told":
+                assert await status(station, theirs) == 200
+            else:
+                with pytest.raises(EngineFailed):
+                    await status(station, theirs)
+            assert await status(station, one.context("x-fr-1")) == 200
+        finally:
+            await station.close()
+        trust = Trust(tmp_path / "fr")
+
+
+async def test_authorities_that_are_none_are_refused(tmp_path: Path) -> None:
+    ca = open_authority(tmp_path / "ca")
+    trust = certified(tmp_path / "fr", ca, "x-fr-1")
+    with pytest.raises(InvalidRequest, match="certificates in PEM"):
+        trust.tell(["no certificate"])
+    with pytest.raises(InvalidRequest, match="at most 256"):
+        trust.tell([ca.pem] * 257)
+    assert Trust(tmp_path / "fr").told == frozenset()
+    for name in ("gateways.pem", "ca.pem"):
+        (tmp_path / "fr" / name).write_text("no certificate")
+        with pytest.raises(SetupError, match="join"):
+            Trust(tmp_path / "fr")
+
+
+async def told(station: Station, tls: ssl.SSLContext, *authorities: str) -> None:
+    pool = Pool(Endpoint("gateway", station.url, "x-fr-1"), tls=tls)
+    connection = await pool.request("/gateways", json.dumps({"authorities": authorities}).encode())
+    assert connection.status == 200
+    await pool.close()

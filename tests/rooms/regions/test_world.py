@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from known_engine import KnownEngine
 from support import serving
 from test_resume import CARD
 
+from atoll.core.admission import Ticket
 from atoll.core.errors import Conflict, EngineFailed, InvalidRequest, NotFound, Overloaded
 from atoll.core.places import Client, Region, RegionStatus
 from atoll.core.ports import Ask, Places
 from atoll.core.route import Request
 from atoll.core.types import Endpoint
 from atoll.engines.remote import RemoteRunner
+from atoll.regions import link
 from atoll.regions import world as places
 from atoll.regions.fleet import Fleet
 from atoll.regions.home import Home
-from atoll.regions.link import Address
+from atoll.regions.join import Asking, Joined, Token, _public, _text
+from atoll.regions.queue import Queue
 from atoll.regions.site import Site
 from atoll.regions.station import Station
+from atoll.regions.trust import Trust, key_pem, new_key, request_certificate
 from atoll.regions.world import Plan, World
 from atoll.store import open_store
 from atoll.store.memory import MemoryPlaces
@@ -83,7 +88,9 @@ class Elsewhere:
 
 
 @asynccontextmanager
-async def world(*regions: Region, isolate: str = "", decisions: Places | None = None) -> AsyncIterator[World]:
+async def world(
+    *regions: Region, isolate: str = "", decisions: Places | None = None, members: Joined | None = None
+) -> AsyncIterator[World]:
     async with serving(KnownEngine()) as url:
         fleet, site = Fleet(patience=0.5), Site()
         home = Home(fleet, site, "a", slots=4)
@@ -96,7 +103,7 @@ async def world(*regions: Region, isolate: str = "", decisions: Places | None = 
         site.offer(CARD, RemoteRunner(CARD))
         site.join("known", Endpoint("engine", url, "a"))
         home._stations = lambda card_id: list(home.stations.values())  # type: ignore[method-assign]
-        made.decisions = decisions
+        made.decisions, made.members = decisions, members
         await made.start({r.id: 0.01 for r in regions})
         yield made
         await made.close()
@@ -189,26 +196,91 @@ async def test_what_is_decided_at_one_gateway_holds_at_the_others(url: str, monk
         await two.close()
 
 
-async def test_what_joined_one_gateway_is_served_by_no_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another would answer in its own place and say that it was there."""
+async def test_what_joined_at_one_gateway_serves_all(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None answers in its place; it lets the others in as soon as the first has told it of them."""
     monkeypatch.setattr(places, "REVIEW_EVERY", 0.05)
+    monkeypatch.setattr(link, "EVERY", 0.05)
     store, all_of = await open_store(url), (place("a"), place("b"), place("c", "announced"))
-    gateway = partial(world, *all_of, decisions=store.places)
-    async with AsyncExitStack() as machines, gateway() as here, gateway(isolate="b") as there:
+
+    def gateway(name: str, isolate: str = ""):
+        members = Joined(tmp_path / name, store.places)
+        return world(*all_of, isolate=isolate, decisions=store.places, members=members)
+
+    async with AsyncExitStack() as machines, gateway("one") as here, gateway("two", "b") as there:
         assert await answers(there, "b") == "b"
         for id in ("b", "c"):
-            machine = Station(id, here.home.site, 4, "token")
-            await machine.listen()
+            machine = await joined(here, id, tmp_path / id)
             machines.push_async_callback(machine.close)
-            await here.admit(Address(id, machine.url, "token"))
-            assert await answers(here, id) == id
-            await until(lambda id=id: row(there, id)["status"] == "live" and not row(there, id)["served_by"])  # type: ignore[misc]
-            with pytest.raises(Exception, match="residency"):
-                await answers(there, id)
-            assert row(there, id)["served_by"] == "" and row(here, id)["served_by"] == "joined"
-        async with gateway() as later:
+            for each in (here, there):
+                await until(lambda id=id, each=each: row(each, id)["served_by"] == "joined" and row(each, id)["alive"])  # type: ignore[misc]
+                await until(lambda id=id, each=each: row(each, id)["endpoints"] == 1)  # type: ignore[misc]
+                assert await answers(each, id) == id
+            assert id not in here.home.stations | there.home.stations and not there._processes
+        async with gateway("later") as later:
             assert set(later.home.stations) == {"a"}
+            await until(lambda: row(later, "b")["endpoints"] == 1)
+            assert await answers(later, "b") == "b"
+        await parted(here, there, "b")
     await store.close()
+
+
+async def joined(gateway: World, id: str, place: Path) -> Station:
+    """A machine of its own that joined at `gateway`, with this process's engine."""
+    assert isinstance(gateway.members, Joined)
+    gateway.members.admit = gateway.admit
+    token, key = Token.parse((await gateway.members.invite(id))["token"]), new_key()
+    asking = Asking(id, request_certificate(key, id), f"https://127.0.0.1:{free_port()}", _public(token.seed))
+    signature = _text(Ed25519PrivateKey.from_private_bytes(token.seed).sign(asking.message()))
+    answer = await gateway.members.join(id, asdict(replace(asking, signature=signature)))
+    told = {"region.key": key_pem(key), "region.pem": answer["certificate"], "ca.pem": answer["ca"]}
+    machine = Station(id, gateway.home.site, 4, trust=trust(place, told))
+    await machine.listen(port=int(asking.url.rpartition(":")[2]))
+    return machine
+
+
+async def parted(here: World, there: World, id: str) -> None:
+    """Its machine has left for good; opened again, each gateway serves it by itself."""
+    with pytest.raises(Conflict, match="no machine joined as region 'a'"):
+        await there.part("a")
+    assert (await there.part(id)).status == "retired"
+    await until(lambda: here.regions[id].status == "retired" and not row(here, id)["served_by"])
+    with pytest.raises(Exception, match="residency"):
+        await answers(here, id)
+    await change(here, id, "live")
+    await until(lambda: row(there, id)["status"] == "live")
+    assert (row(here, id)["served_by"], row(there, id)["served_by"]) == ("shared", "process")
+    assert await answers(here, id) == await answers(there, id) == id
+
+
+async def test_what_other_gateways_sent_to_a_machine_that_joined_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "EVERY", 0.02)
+    known = MemoryPlaces()
+    async with world(place("a"), place("b"), decisions=known, members=Joined(tmp_path / "one", known)) as made:
+        machine = await joined(made, "b", tmp_path / "b")
+        await until(lambda: row(made, "b")["endpoints"] == 1)
+        queue = machine.queues["known"] = Queue("'known' in b", 1)
+        turns = [queue.enter(Ticket(f"key {n}", 5, deadline=1e12)) for n in range(3)]
+        spot = made.fleet.view.spot("known", "known@b")
+        assert spot is not None
+        await until(lambda: (spot.load, spot.queued) == (3, 2))
+        for turn in turns:
+            queue.leave(turn)
+        await until(lambda: (spot.load, spot.queued) == (0, 0))
+        await machine.close()
+
+
+def trust(place: Path, told: dict[str, str]) -> Trust:
+    place.mkdir()
+    for name, text in told.items():
+        (place / name).write_text(text)
+    return Trust(place)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 async def test_a_decision_holds_though_the_clock_of_the_one_before_was_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
