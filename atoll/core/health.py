@@ -13,7 +13,7 @@ more than a share of all, as then the fault lies elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
@@ -123,8 +123,7 @@ def examine(
 ) -> tuple[Vitals, Fault | None]:
     """What the request says: the new vitals, and its fault, which may be that it was slow. To be passed on to
     `observe`. `peers`: the other endpoints of the same model (without this one)."""
-    fresh = [peer for peer in peers.values() if now - peer.at <= limits.recent]
-    fault = outcome.fault or ("slow" if _slow(vitals, outcome, fresh, limits) else None)
+    fault = outcome.fault or ("slow" if slow(vitals, outcome, peers, now, limits) else None)
     good = fault is None
     learned = Vitals(
         vitals.count + 1,
@@ -206,10 +205,14 @@ def _outlier(mine: Vitals, others: list[Vitals], now: float, limits: Thresholds)
     return mine.ttft / max(median(times), 1e-9), told
 
 
-def _slow(vitals: Vitals, outcome: Outcome, peers: Sequence[Vitals], limits: Thresholds) -> bool:
+def slow(
+    vitals: Vitals, outcome: Outcome, peers: Mapping[str, Vitals], now: float, limits: Thresholds = DEFAULTS
+) -> bool:
+    """Whether a request, or a stretch of one under way, is too slow for its endpoint and beside its peers."""
+    fresh = [peer for peer in peers.values() if now - peer.at <= limits.recent]
     pairs = (
-        (outcome.ttft, vitals.usual_ttft, [v.ttft for v in peers], limits.ttft_fine),
-        (outcome.gap, vitals.usual_gap, [v.gap for v in peers], 0.0),
+        (outcome.ttft, vitals.usual_ttft, [v.ttft for v in fresh], limits.ttft_fine),
+        (outcome.gap, vitals.usual_gap, [v.gap for v in fresh], 0.0),
     )
     for value, usual, theirs, fine in pairs:
         known = [t for t in theirs if t is not None]

@@ -108,7 +108,7 @@ def receipt(entry: Entry, weights: str) -> dict[str, Any]:
         "processed": [{"region": region, "tokens": int(tokens)} for region, _, tokens in steps],
         "stored_in": entry.stored_in,
         "rule": entry.rule,
-        "recovery": {"grade": entry.grade or None, "verified": verified(entry.grade)},
+        "recovery": {"grade": entry.grade or None, "verified": verified(entry)},
         "created_at_ms": round(entry.created_at * 1000),
         "first_token_ms": _whole(entry.first_token_ms),
         "duration_ms": _whole(entry.duration_ms),
@@ -117,12 +117,12 @@ def receipt(entry: Entry, weights: str) -> dict[str, Any]:
     }
 
 
-def verified(grade: str) -> bool | None:
+def verified(entry: Entry) -> bool | None:
     """Whether the parts of a recovered answer were checked against what was sent, token by token, or letter by letter
     where the way ends in `-text`: False where a check was tried and the answer went on unchecked; None where there was
-    nothing to check, or no check was asked for."""
-    ways = [way.removesuffix(BY_TEXT) for way in grade.split(">")]
-    if ways[0] not in ("exact", "hot"):
+    nothing to check, no check was asked for, or the answer broke off, maybe before its check was over."""
+    ways = [way.removesuffix(BY_TEXT) for way in entry.grade.split(">")]
+    if ways[0] not in ("exact", "hot") or entry.status != "done":
         return None
     return "fast" not in ways
 

@@ -27,7 +27,7 @@ from atoll.core.errors import (
     Unplaceable,
     from_wire,
 )
-from atoll.core.health import Health
+from atoll.core.health import STEADY, Health
 from atoll.core.ports import Ask
 from atoll.core.prefix import Memory
 from atoll.core.recover import Left
@@ -37,7 +37,7 @@ from atoll.core.types import Endpoint
 from atoll.core.view import JOULES, Spot, Ticket, View
 from atoll.regions.beats import silence
 from atoll.regions.upstream import UNREACHABLE, Connection, Pool, Sink, Timeouts
-from atoll.regions.vitals import Watch
+from atoll.regions.vitals import LAG_S, Watch
 
 log = logging.getLogger("atoll.regions")
 
@@ -79,7 +79,8 @@ class Answer:
     serve it now."""
 
     __slots__ = (
-        "_connection", "_elsewhere", "_heard", "_pieces", "_ticket", "_view", "_watch", "endpoint", "headers", "status",
+        "_connection", "_elsewhere", "_heard", "_mark", "_pieces", "_ticket", "_view", "_watch", "endpoint", "headers",
+        "status",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +95,7 @@ class Answer:
         self._ticket = ticket
         self._pieces = 0
         self._heard = 0.0
+        self._mark = (0.0, 0)
         self._connection: Connection | None = connection
 
     @property
@@ -112,10 +114,22 @@ class Answer:
             self._pieces += 1
             self._heard = now
             self._view.first(self._ticket, now)
+            if self.endpoint.station and self._lags(now):
+                self._end(False)
+                raise DeadlineExceeded(f"'{self.endpoint.name}' makes tokens too slowly")
         elif data and (silent := self._stalled(data, now)):
             self._end(False)
             raise DeadlineExceeded(f"'{self.endpoint.name}' made no token for {silent:.0f} s")
         return data
+
+    def _lags(self, now: float) -> bool:
+        """Whether the last seconds of the answer came too slowly, and another endpoint could go on with it."""
+        since, before = self._mark
+        tokens, seconds = self._pieces - before, now - since
+        if not since or (seconds >= LAG_S and tokens >= STEADY):
+            self._mark = now, self._pieces
+            return bool(since) and self._watch.lags(self.endpoint.name, tokens, seconds, now) and self._elsewhere()
+        return False
 
     def _stalled(self, beat: bytes, now: float) -> float:
         """Seconds without a token where these are too many. Before the first one the station counts them."""
@@ -348,7 +362,10 @@ class Fleet:
         return Answer(self.view, self._watches[model], ticket, connection, partial(self._elsewhere, ask.request, name))
 
     def _elsewhere(self, request: Request, name: str) -> bool:
-        """Whether another endpoint could take the request now, be it one that failed it before."""
+        """Whether another endpoint could take the request now, or go on with its answer, be it one that failed it
+        before."""
+        if not self.resolve(request.model).resumes:
+            return False
         asked, now = request._replace(excluded=frozenset(), overlong=True), time.time()
         others = (spot for spot in self.members(request.model) if spot.name != name)
         return any(not closed(spot, asked) and not unfit(spot, asked, now) for spot in others)

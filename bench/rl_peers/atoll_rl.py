@@ -38,10 +38,11 @@ class Watch:
 
 def main() -> None:
     asked = spec()
-    preset = stage.PRESETS.get(TASKS[asked["env"]], {})
+    algorithm = asked.get("algorithm", "ppo")
+    preset = stage.PRESETS[algorithm].get(TASKS[asked["env"]], {})
     steps = asked["steps"] or preset.get("steps", stage.STEPS)
     config = stage.RlConfig(
-        task=TASKS[asked["env"]], algorithm=asked.get("algorithm", "ppo"), steps=steps, seed=asked["seed"],
+        task=TASKS[asked["env"]], algorithm=algorithm, steps=steps, seed=asked["seed"],
         snapshots=asked["every"], threads=asked["threads"], overrides=asked.get("overrides", {}),
     )  # fmt: skip
     snapshots = Snapshots(asked)

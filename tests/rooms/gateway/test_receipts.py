@@ -115,7 +115,10 @@ def test_any_change_is_found(tmp_path: Path, change: dict):
     ],
 )
 def test_what_was_verified(grade: str, result: bool | None):
-    assert verified(grade) is result
+    assert verified(ENTRY._replace(grade=grade)) is result
+    for status in ("failed", "cancelled", "interrupted"):
+        broken = ENTRY._replace(grade=grade, status=status)
+        assert verified(broken) is None, "it broke off, maybe before its check was over"
 
 
 def test_a_key_file_that_cannot_be_trusted_is_refused(tmp_path: Path):

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import orjson
@@ -22,7 +23,8 @@ from atoll.core.replay import replay
 from atoll.core.residency import violations
 from atoll.core.types import Endpoint
 from atoll.engines.remote import RemoteRunner
-from atoll.regions import vitals
+from atoll.regions import faults as ways
+from atoll.regions import fleet, vitals
 from atoll.regions.home import Home
 from atoll.regions.queue import Queue
 from atoll.regions.site import Site
@@ -114,6 +116,37 @@ async def test_an_engine_that_stops_in_the_middle_behind_a_region_that_lives(mon
         assert faults(w) == {f"known@{w.first}": 1}
 
 
+async def test_a_stream_leaves_a_region_that_has_become_slow_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "LAG_S", 0.3)
+    monkeypatch.setattr(ways, "SLOW_SECONDS", 0.15)
+    async with world(wait=0.02) as w:
+        stations = w.home.stations
+        for _ in range(5):
+            await asyncio.gather(*(made(w, 20) for _ in stations))
+        for slow_ones in (set(stations), {"a"}):
+            begun = len(await w.house.rows())
+            streams = [asyncio.create_task(made(w, 60)) for _ in stations]
+            while {s.region for s in w.serving()} != set(stations):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+            for name in slow_ones:
+                stations[name].fault("slow", 30)
+            await asyncio.gather(*streams)
+            for station in stations.values():
+                station.faults.relent()
+            await w.house.settled()
+            paths = [row.path.split() for row in (await w.house.rows())[:-begun]]
+            left = {path[0].partition(":")[0] for path in paths if len(path) > 1}
+            assert left == (slow_ones if len(slow_ones) == 1 else set()), "where all are slow, none is to blame"
+
+
+async def made(w: World, tokens: int) -> None:
+    """A right answer to a prompt that no other has asked."""
+    said = [{"role": "user", "content": f"request {uuid4()}"}]
+    body = w.asked(stream=True, seed=1, max_tokens=tokens, messages=said)
+    assert text([event async for event in w.events(body)]) == expected(body)
+
+
 async def test_a_reply_names_only_the_region_that_it_came_from_and_the_row_all_that_were_asked() -> None:
     async with world() as w:
         spoil(w, {"error": {"message": "out of memory"}}, 0)
@@ -194,8 +227,11 @@ async def idle(w: World) -> None:
 
 
 @pytest.mark.parametrize("rule", ["fail", "continue", "restart"])
-async def test_where_only_other_weights_are_left_the_rule_of_the_key_decides(rule: str) -> None:
+async def test_where_only_other_weights_are_left_the_rule_of_the_key_decides(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Region `a` has the weights that began the answer, `z` has others."""
+    monkeypatch.setattr("atoll.gateway.resume.HOPE", 1.0)
     async with world(regions=("a",)) as w:
         card = replace(CARD, weights=replace(CARD.weights, sha256="cd" * 32))
         other = Home(w.house.fleet, Site(), "z", slots=64)

@@ -47,3 +47,17 @@ def test_one_that_errs_is_ejected_and_forgotten_when_it_leaves() -> None:
     assert list(watch.eject(10.0)) == ["a"]
     watch.forget("a")
     assert watch.eject(11.0) == {}
+
+
+def test_a_stretch_of_an_answer_is_held_against_those_under_way_elsewhere() -> None:
+    view, watch = View(), Watch()
+    for name in "abc":
+        view.join("m", Spot(name, "r"))
+    for at in range(10):
+        for name in "abc":
+            answered(view, watch, name, 0.2, float(at))
+    assert not watch.lags("a", 12, 5.0, 20.0), "no other is under way"
+    assert not watch.lags("b", 12, 5.0, 21.0) and not watch.lags("c", 12, 5.0, 22.0), "all are slow"
+    assert not watch.lags("b", 200, 5.0, 25.0) and not watch.lags("c", 200, 5.0, 26.0)
+    assert watch.lags("a", 12, 5.0, 27.0)
+    assert not watch.lags("a", 12, 5.0, 40.0), "the others have ended"
