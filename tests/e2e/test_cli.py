@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import start
 from hub_server import HubServer, serving
+from terminals import Terminal
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -141,43 +140,10 @@ def test_chat_names_what_is_wrong(cloud: Any, tmp_path: Path) -> None:
     refused(run(cloud, "chat", "hi", "--audio", str(picture)), r"sounds end in .* \(audio\)")
 
 
-class Terminal:
-    """`atoll chat` at a terminal of its own."""
-
-    def __init__(self, cloud: Any) -> None:
-        self.master, slave = pty.openpty()
-        env = {**os.environ, "ATOLL_DATA": str(cloud.data), "TERM": "dumb"}
-        argv = [*ATOLL, "chat", "--temperature", "0", "--max-tokens", "300"]
-        self.process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True)
-        os.close(slave)
-        self.seen = ""
-
-    def until(self, pattern: str) -> str:
-        """Everything printed up to and including `pattern`."""
-        deadline = time.monotonic() + 60
-        while not (match := re.search(pattern, self.seen)):
-            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self.seen!r}"
-            self.seen += os.read(self.master, 65536).decode("utf-8", "replace")
-        text, self.seen = self.seen[: match.end()], self.seen[match.end() :]
-        return text
-
-    def type(self, line: str) -> None:
-        os.write(self.master, line.encode() + b"\n")
-
-    def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(10)
-        os.close(self.master)
-
-
 @pytest.fixture
 def terminal(cloud: Any) -> Iterator[Terminal]:
-    opened = Terminal(cloud)
+    chat = ("chat", "--temperature", "0", "--max-tokens", "300")
+    opened = Terminal(*chat, ATOLL_DATA=str(cloud.data), TERM="dumb")
     yield opened
     opened.close()
 
