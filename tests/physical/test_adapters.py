@@ -22,12 +22,12 @@ import torch
 import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from served import MANIFEST, free_port, mlp, policies
+from served import ADMIN, MANIFEST, free_port, mlp, policies
 from support import SECRET
 from websockets.asyncio.client import connect as websocket
 
 from atoll.core.errors import InvalidRequest
-from atoll.core.manifest import Channel
+from atoll.core.manifest import Channel, Manifest
 from atoll.physical.serve.adapters import groot, lerobot, observation_of
 from atoll.physical.serve.adapters.bridge import Cloud, serve
 from atoll.physical.serve.adapters.pickles import Record, read
@@ -38,9 +38,11 @@ CHUNKED = replace(MANIFEST, chunk=3)
 
 
 @asynccontextmanager
-async def bridge(folder: Path, serve: Callable[..., Any], **options: Any) -> AsyncIterator[tuple[Service, int]]:
+async def bridge(
+    folder: Path, serve: Callable[..., Any], manifest: Manifest = CHUNKED, **options: Any
+) -> AsyncIterator[tuple[Service, int]]:
     """A bridge to the policy `arm`; the service, and the port of the bridge."""
-    async with policies(folder, mlp(CHUNKED)) as (made, url):
+    async with policies(folder, mlp(manifest)) as (made, url):
         port = free_port()
         task = asyncio.create_task(serve(Cloud(url, consent=True, simulated=True, **options), "127.0.0.1", port))
         try:
@@ -64,28 +66,59 @@ def openpi_unpack(value: dict[Any, Any]) -> Any:
     return value
 
 
+@asynccontextmanager
+async def openpi_client(url: str) -> AsyncIterator[tuple[dict[str, Any], Callable[..., Any]]]:
+    """packages/openpi-client/src/openpi_client/websocket_client_policy.py: the metadata, and `infer`."""
+    address = url.replace("/act", "/openpi?consent=true")
+    headers = {"Authorization": f"Api-Key {SECRET}"}
+    async with websocket(address, additional_headers=headers, compression=None) as socket:
+
+        async def infer(seen: dict[str, Any]) -> Any:
+            await socket.send(msgpack.packb(seen, default=openpi_pack))
+            frame = await asyncio.wait_for(socket.recv(), 10)
+            return frame if isinstance(frame, str) else msgpack.unpackb(frame, object_hook=openpi_unpack)
+
+        yield msgpack.unpackb(await socket.recv()), infer
+
+
+async def test_a_stop_is_the_next_answer_and_goes_on_from_the_end_of_the_chunk(tmp_path: Path):
+    """Nothing can be told to these clients meanwhile, so they carry out what they have: it is never long."""
+    long = replace(MANIFEST, chunk=50)
+    async with policies(tmp_path, mlp(long)) as (made, url), openpi_client(url) as (metadata, infer):
+        assert metadata["polled"] == 25
+        seen = {"joints": JOINTS, "goal": np.array([2.0, -2.0], np.float32)}
+        given = (await infer({**seen, "timestamp": 1.0}))["actions"]
+        assert given[-1] == pytest.approx([1.0, -1.0])
+        assert len(given) == 25
+        await made.stop("arm", ADMIN, "drill")
+        held = await infer({**seen, "timestamp": 1.5})
+        assert held["safe"] == "stopped"
+        assert held["actions"][0] == pytest.approx(given[-1])
+    (tmp_path / "bridge").mkdir()
+    async with bridge(tmp_path / "bridge", groot.serve, long) as (made, port), groot_client(port) as call:
+        config = await call("get_modality_config")
+        assert config["action"]["as_json"]["delta_indices"] == list(range(25))
+        action, _ = await call("get_action", groot_seen(1.0))
+        assert action["joints"].shape == (1, 25, 2)
+        await made.stop("arm", ADMIN, "drill")
+        held, info = await call("get_action", groot_seen(1.5))
+        assert info["safe"] == "stopped"
+        assert held["joints"][0, 0] == pytest.approx(action["joints"][0, -1], abs=0.04)
+
+
 async def test_openpi(tmp_path: Path):
-    async with policies(tmp_path, mlp(CHUNKED)) as (made, url):
-        address = url.replace("/act", "/openpi?consent=true")
-        headers = {"Authorization": f"Api-Key {SECRET}"}
-        async with websocket(address, additional_headers=headers, compression=None) as socket:
-            assert msgpack.unpackb(await socket.recv())["manifest"]["task"] == "two-joints"
-
-            async def infer(seen: dict[str, Any]) -> Any:
-                await socket.send(msgpack.packb(seen, default=openpi_pack))
-                frame = await socket.recv()
-                return frame if isinstance(frame, str) else msgpack.unpackb(frame, object_hook=openpi_unpack)
-
-            seen = {"observation/joints": JOINTS, "observation/goal": GOAL, "prompt": "go", "timestamp": 1.0}
-            told = await infer(seen)
-            assert told["actions"][:, 0] == pytest.approx([0.04, 0.08, 0.12])
-            assert told["server_timing"]["infer_ms"] > 0
-            assert "takes no 'observation/wrist'" in await infer({"observation/wrist": JOINTS})
-            objects = {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [0]}
-            assert "dtype" in await infer({"observation/joints": objects, "observation/goal": GOAL})
-            await made.stop("arm", made.served("arm").lines.copy().pop().by, "drill")
-            seen = {"observation": {"joints": JOINTS, "goal": GOAL}, "timestamp": 1.06}
-            assert (await infer(seen))["safe"] == "stopped"
+    async with policies(tmp_path, mlp(CHUNKED)) as (made, url), openpi_client(url) as (metadata, infer):
+        assert metadata["manifest"]["task"] == "two-joints"
+        seen = {"observation/joints": JOINTS, "observation/goal": GOAL, "prompt": "go", "timestamp": 1.0}
+        told = await infer(seen)
+        assert told["actions"][:, 0] == pytest.approx([0.04, 0.08, 0.12])
+        assert told["server_timing"]["infer_ms"] > 0
+        assert "takes no 'observation/wrist'" in await infer({"observation/wrist": JOINTS})
+        objects = {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [0]}
+        assert "dtype" in await infer({"observation/joints": objects, "observation/goal": GOAL})
+        await made.stop("arm", made.served("arm").lines.copy().pop().by, "drill")
+        seen = {"observation": {"joints": JOINTS, "goal": GOAL}, "timestamp": 1.06}
+        assert (await infer(seen))["safe"] == "stopped"
 
 
 @asynccontextmanager

@@ -75,10 +75,10 @@ class Robot:
         timing = told["time"], told["dt"], told.get("reason", ""), told.get("infer_ms", 0.0)
         return Answer(actions, *timing, limited, tuple(told["dropped"]))
 
-    async def begin(self, *, simulated: bool = False) -> None:
+    async def begin(self, *, simulated: bool = False, polls: bool = False) -> None:
         """Agree that the robot moves; needed again after a stop was released. `simulated`: it is a simulation, whose
-        clock may stand still."""
-        await self._ask("ready", {"type": "begin", "consent": True, "simulated": simulated})
+        clock may stand still. `polls`: what is said unasked does not reach it."""
+        await self._ask("ready", {"type": "begin", "consent": True, "simulated": simulated, "polls": polls})
 
     async def stop(self, reason: str = "") -> str:
         """Emergency stop. The token that releases it; empty where it was stopped already and this key is no admin's."""
@@ -139,7 +139,13 @@ class Robot:
 
 @asynccontextmanager
 async def connect(
-    url: str, key: str, *, consent: bool = False, simulated: bool = False, listen: Listen = lambda _: None
+    url: str,
+    key: str,
+    *,
+    consent: bool = False,
+    simulated: bool = False,
+    polls: bool = False,
+    listen: Listen = lambda _: None,
 ) -> AsyncIterator[Robot]:
     """`url` is that of the policy, ws://host:port/atoll/v1/policies/<name>/act. Without `consent` nothing moves until
     `begin`. Raises AtollError where it cannot be had."""
@@ -156,7 +162,7 @@ async def connect(
         robot = Robot(socket, unpack(await socket.recv()), listen)
         try:
             if consent:
-                await robot.begin(simulated=simulated)
+                await robot.begin(simulated=simulated, polls=polls)
             yield robot
         finally:
             await robot.close()

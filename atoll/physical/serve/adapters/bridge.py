@@ -39,7 +39,7 @@ class Cloud:
             if len(self._robots) >= MAX_KEYS:
                 raise Overloaded(f"this bridge has {MAX_KEYS} clients already")
             stack = AsyncExitStack()
-            opened = connect(self.url, secret, consent=self.consent, simulated=self.simulated)
+            opened = connect(self.url, secret, consent=self.consent, simulated=self.simulated, polls=True)
             self._robots[secret] = await stack.enter_async_context(opened), stack
         return self._robots[secret][0]
 

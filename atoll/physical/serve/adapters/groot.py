@@ -87,14 +87,15 @@ async def _reset(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
 
 
 async def _get_modality_config(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
-    manifest = (await cloud.robot(key)).metadata["manifest"]
+    metadata = (await cloud.robot(key)).metadata
+    manifest = metadata["manifest"]
     names = {
         "state": [channel["name"] for channel in manifest["observation"]],
         "video": [image["name"] for image in manifest["images"]],
         "action": [channel["name"] for channel in manifest["action"]],
         "language": [],
     }
-    steps = {"action": list(range(manifest["chunk"]))}
+    steps = {"action": list(range(metadata["polled"]))}
     return {kind: form.modality(steps.get(kind, [0]), keys) for kind, keys in names.items() if keys}
 
 
