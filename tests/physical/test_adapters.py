@@ -23,11 +23,13 @@ import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from served import ADMIN, MANIFEST, free_port, mlp, policies
-from support import SECRET
+from support import OTHER_SECRET, SECRET
 from websockets.asyncio.client import connect as websocket
+from websockets.asyncio.server import serve as websocket_server
 
-from atoll.core.errors import InvalidRequest
+from atoll.core.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
 from atoll.core.manifest import Channel, Manifest
+from atoll.physical.serve.adapters import bridge as bridges
 from atoll.physical.serve.adapters import groot, lerobot, observation_of
 from atoll.physical.serve.adapters.bridge import Cloud, serve
 from atoll.physical.serve.adapters.pickles import Record, read
@@ -189,6 +191,36 @@ async def test_groot_takes_no_pickle(tmp_path: Path):
     assert "dtype" in told["error"]
     told = msgpack.unpackb(await groot.answer(Cloud("ws://nowhere", "key"), b"\xc1"))
     assert "not MessagePack" in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"endpoint": []}, "no endpoint '[]'"),
+        ({"endpoint": {}}, "no endpoint"),
+        ({"endpoint": "get_action", "data": 5}, "'data' must be a map"),
+        ({"endpoint": "reset", "data": [1]}, "'data' must be a map"),
+        ({"endpoint": "get_action", "data": {"observation": {b"state": 1}}}, "a map by name"),
+        ({"endpoint": "get_action", "data": {b"state": 1}}, "a map by name"),
+        ({"data": {"state.joints": 1}, "api_token": []}, "API key"),
+        ({"data": {"state.joints": 1}, "api_token": "sk\r\nx-a: b"}, "API key"),
+        ({"data": {"state.joints": 1}, "api_token": "schlüssel"}, "API key"),
+        ({"data": {"state.joints": {"__ndarray_class__": True, "as_npy": 5}}}, "not MessagePack with arrays"),
+        ({"data": {"state.joints": {"__ndarray_class__": True, "as_npy": b"\x93NUMPY\x09\x00"}}}, "not MessagePack"),
+    ],
+)
+async def test_what_makes_no_sense_is_answered_by_groots_error(request_: dict[str, Any], says: str):
+    told = msgpack.unpackb(await groot.answer(Cloud("ws://127.0.0.1:9"), msgpack.packb(request_)))
+    assert says in told["error"]
+
+
+async def test_what_is_no_observation_leaves_the_bridge_up(tmp_path: Path):
+    async with bridge(tmp_path, groot.serve) as (_, port), groot_client(port) as call:
+        for value in ("up", {"a": [1]}, [[1], [1, 2]], None, [2**63]):
+            assert "joints" in (await call("get_action", {"state.joints": value, "state.goal": GOAL[None]}))["error"]
+        never = {**groot_seen(1.0)["observation"], "timestamp": float("nan")}
+        assert "'time'" in (await call("get_action", {"observation": never}))["error"]
+        assert (await call("get_action", groot_seen(1.0)))[0]["joints"].shape == (1, 3, 2)
 
 
 HELPERS = "lerobot.async_inference.helpers"
@@ -401,6 +433,55 @@ async def test_a_bridge_that_lends_its_key_is_for_this_machine_only():
         await serve(Cloud("ws://nowhere", SECRET), "lerobot", "0.0.0.0")
     with pytest.raises(InvalidRequest, match="groot, lerobot"):
         await serve(Cloud("ws://nowhere"), "ros", "127.0.0.1")
+
+
+async def test_a_bridge_has_one_connection_a_key_and_forgets_idle_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with policies(tmp_path) as (made, url):
+        cloud, lines = Cloud(url, consent=True), made.served("arm").lines
+        first, same = await asyncio.gather(cloud.robot(SECRET), cloud.robot(SECRET))
+        assert first is same
+        assert len(lines) == 1
+        monkeypatch.setattr(bridges, "MAX_KEYS", 1)
+        with pytest.raises(Overloaded):
+            await cloud.robot(OTHER_SECRET)
+        monkeypatch.setattr(bridges, "IDLE_S", 0.0)
+        await cloud.robot(OTHER_SECRET)
+        assert first.gone
+        await cloud.close()
+
+
+async def test_a_cloud_that_does_not_answer_is_told_and_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with policies(tmp_path) as (made, url):
+        cloud, observation = Cloud(url, consent=True), {"joints": JOINTS, "goal": GOAL}
+        robot = await cloud.robot(SECRET)
+        monkeypatch.setattr(bridges, "ANSWER_S", 0.05)
+        [line] = made.served("arm").lines
+        monkeypatch.setattr(line, "observe", lambda _: None)
+        with pytest.raises(DeadlineExceeded):
+            await cloud.act(SECRET, {"observation": observation, "images": {}}, 1.0)
+        monkeypatch.undo()
+        again, told = await cloud.act(SECRET, {"observation": observation, "images": {}}, 2.0)
+        assert again is not robot
+        assert told.safe == ""
+        await cloud.close()
+
+
+async def test_what_is_no_policy_socket_is_told():
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"SSH-2.0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    for url in (f"ws://127.0.0.1:{port}", "nowhere"):
+        with pytest.raises(EngineFailed, match="no service answers"):
+            await Cloud(url).robot(SECRET)
+    server.close()
+    async with websocket_server(lambda socket: socket.close(1012, "going away"), "127.0.0.1", 0) as mute:
+        port = mute.sockets[0].getsockname()[1]
+        with pytest.raises(EngineFailed, match="going away"):
+            await Cloud(f"ws://127.0.0.1:{port}").robot(SECRET)
 
 
 def test_names_of_other_protocols():

@@ -49,24 +49,26 @@ async def answer(cloud: Cloud, request: bytes) -> bytes:
     form = Form()
     try:
         told = form.decode(request)
-        endpoint = told.get("endpoint", "get_action")
-        if endpoint not in ENDPOINTS:
+        endpoint, data = told.get("endpoint", "get_action"), told.get("data") or {}
+        if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
             raise Unsupported(f"there is no endpoint '{endpoint}'; there are: {', '.join(ENDPOINTS)}")
-        reply = await ENDPOINTS[endpoint](cloud, told.get("api_token"), told.get("data") or {}, form)
+        if not isinstance(data, Mapping):
+            raise InvalidRequest("'data' must be a map", param="data")
+        reply = await ENDPOINTS[endpoint](cloud, told.get("api_token"), data, form)
     except AtollError as error:
         reply = {"error": f"{error.code}: {error.message}"}
     return form.encode(reply)
 
 
-async def _ping(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
+async def _ping(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
     return {"status": "ok", "message": "Server is running"}
 
 
-async def _get_action(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
+async def _get_action(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
     nested = "observation" in data
     given = data["observation"] if nested else data
-    if not isinstance(given, Mapping):
-        raise InvalidRequest("'observation' must be a map", param="observation")
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise InvalidRequest("'observation' must be a map by name", param="observation")
     robot = await cloud.robot(key)
     flat = _now(given)
     stamp = flat.pop("timestamp", None)
@@ -79,14 +81,14 @@ async def _get_action(cloud: Cloud, key: str | None, data: Any, form: Form) -> A
     return [{name: part[None] for name, part in parts.items()}, info]
 
 
-async def _reset(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
+async def _reset(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
     """A new session: what was commanded before is forgotten, limits begin from where the robot is measured."""
     await cloud.leave(key)
     await cloud.robot(key)
     return {}
 
 
-async def _get_modality_config(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
+async def _get_modality_config(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
     metadata = (await cloud.robot(key)).metadata
     manifest = metadata["manifest"]
     names = {
