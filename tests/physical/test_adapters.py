@@ -331,9 +331,71 @@ async def test_lerobot_runs_nothing_that_a_pickle_names(tmp_path: Path, stock: N
         send = channel.stream_unary("/transport.AsyncInference/SendObservations")
         await told(protobuf((1, pickle.dumps(RemotePolicyConfig("act", "", FEATURES, 2)))), timeout=10)
         await send(iter([protobuf((1, 3), (2, pickle.dumps(TimedObservation(1.0, 1, raw))))]), timeout=10)
-        with pytest.raises(grpc.aio.AioRpcError, match="must be numbers"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"'c\.pos' must be a number"):
             await channel.unary_unary("/transport.AsyncInference/GetActions")(b"", timeout=10)
     assert not (tmp_path / "hit").exists()
+
+
+NAN, UNITS = float("nan"), ["a.pos", "b.pos", "c.pos", "d.pos"]
+
+
+@pytest.mark.parametrize(
+    ("features", "count", "says"),
+    [
+        (FEATURES, "many", "'actions_per_chunk'"),
+        (FEATURES, -1, "'actions_per_chunk'"),
+        (FEATURES, NAN, "'actions_per_chunk'"),
+        ({"observation.state": {"names": 5}}, 2, "'names'"),
+        ({"observation.state": {"names": [[1]]}}, 2, "'names'"),
+    ],
+)
+async def test_instructions_that_make_no_sense_are_an_invalid_argument(
+    tmp_path: Path, stock: None, features: Any, count: Any, says: str
+):
+    with pytest.raises(InvalidRequest, match=says):
+        config = pickle.dumps(RemotePolicyConfig("act", "", features, count))
+        await lerobot.Bridge(Cloud("ws://nowhere", SECRET)).send_policy_instructions(protobuf((1, config)), Caller())
+
+
+class Caller:
+    """A gRPC context, as far as it is looked at."""
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+
+async def test_observations_that_make_no_sense_are_an_invalid_argument(tmp_path: Path, stock: None):
+    async with (
+        bridge(tmp_path, lerobot.serve, key=SECRET) as (_, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        method = "/transport.AsyncInference/"
+        features = {**FEATURES, "observation.images.state": {}}
+        told = channel.unary_unary(f"{method}SendPolicyInstructions")
+        send = channel.stream_unary(f"{method}SendObservations")
+        for observation, seen, says in [
+            (TimedObservation(None, 1, RAW), FEATURES, "'timestamp'"),
+            (TimedObservation(NAN, 1, RAW), FEATURES, "'timestamp'"),
+            (TimedObservation(1.0, "x", RAW), FEATURES, "'timestep'"),
+            (TimedObservation(1.0, 1, {**RAW, "a.pos": 10**400}), FEATURES, "'a.pos'"),
+            (TimedObservation(1.0, 1, {**RAW, "state": [0.0] * 4}), features, "'state'"),
+        ]:
+            await told(protobuf((1, pickle.dumps(RemotePolicyConfig("act", "", seen, 2)))), timeout=10)
+            await send(iter([protobuf((1, 3), (2, pickle.dumps(observation)))]), timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError, match=says) as refused:
+                await channel.unary_unary(f"{method}GetActions")(b"", timeout=10)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_of_too_many_clients_the_one_that_was_silent_longest_is_forgotten():
+    made = lerobot.Bridge(Cloud("ws://nowhere", SECRET))
+    made.clients = {f"ipv4:127.0.0.1:{i}": lerobot.Client() for i in range(1, lerobot.MAX_CLIENTS + 2)}
+    made._only(Caller())
+    assert next(iter(made.clients)) == "ipv4:127.0.0.1:3"
+    assert [*made.clients][-1] == Caller().peer()
 
 
 async def test_lerobot_without_a_key_is_refused(tmp_path: Path):
@@ -384,7 +446,7 @@ def bomb() -> bytes:
     value: list[Any] = []
     for _ in range(50):
         value = [value] * 10
-    return pickle.dumps(value)
+    return pickle.dumps(value, protocol=2)
 
 
 def ring() -> bytes:
@@ -416,6 +478,14 @@ def test_what_is_no_data_is_refused(data: bytes, says: str):
 
 def test_what_would_grow_without_end_is_gone_through_once():
     assert len(read(bomb())) == 10
+    body = bomb()[2:-1]
+    for written_out in (
+        b"cnumpy\ndtype\n" + body + b"\x85R.",
+        body + b"\x8c\x01x\x93.",
+        b"c_codecs\nencode\n" + body + b"X\x06\0\0\0latin1\x86R.",
+    ):
+        with pytest.raises(InvalidRequest, match="a word was expected"):
+            read(b"\x80\x02" + written_out)
 
 
 @given(st.binary(max_size=200), st.integers(0, 10_000), st.integers(0, 255))
