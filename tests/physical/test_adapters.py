@@ -207,6 +207,10 @@ async def test_groot_takes_no_pickle(tmp_path: Path):
         ({"data": {"state.joints": 1}, "api_token": "schlüssel"}, "API key"),
         ({"data": {"state.joints": {"__ndarray_class__": True, "as_npy": 5}}}, "not MessagePack with arrays"),
         ({"data": {"state.joints": {"__ndarray_class__": True, "as_npy": b"\x93NUMPY\x09\x00"}}}, "not MessagePack"),
+        *[
+            ({"data": {"__ndarray_class__": True, "as_npy": b"\x93NUMPY\x01\x00" + header}}, "is no header")
+            for header in (b"\x06\x00  x\n y", b"\x03\x00(((", b"\x28\x23" + b"-" * 9000)
+        ],
     ],
 )
 async def test_what_makes_no_sense_is_answered_by_groots_error(request_: dict[str, Any], says: str):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,10 @@ def _npy(data: bytes) -> Any:
     """An array from a `.npy` file; a list of words where it is of words. Raises ValueError."""
     file = io.BytesIO(data)
     read = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}[npy.read_magic(file)[0]]
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except (SyntaxError, TokenError, MemoryError):
+        raise ValueError("the header of an array is no header") from None
     rest = data[file.tell() :]
     if dtype.kind == "U":
         return np.frombuffer(rest, dtype).tolist()
