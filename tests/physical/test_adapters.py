@@ -356,19 +356,25 @@ NAN, UNITS = float("nan"), ["a.pos", "b.pos", "c.pos", "d.pos"]
 async def test_instructions_that_make_no_sense_are_an_invalid_argument(
     tmp_path: Path, stock: None, features: Any, count: Any, says: str
 ):
-    with pytest.raises(InvalidRequest, match=says):
-        config = pickle.dumps(RemotePolicyConfig("act", "", features, count))
-        await lerobot.Bridge(Cloud("ws://nowhere", SECRET)).send_policy_instructions(protobuf((1, config)), Caller())
+    config = pickle.dumps(RemotePolicyConfig("act", "", features, count))
+    async with policies(tmp_path) as (_, url):
+        made = lerobot.Bridge(Cloud(url, SECRET))
+        with pytest.raises(InvalidRequest, match=says):
+            await made.send_policy_instructions(protobuf((1, config)), Caller())
+        await made.cloud.close()
 
 
+@dataclass
 class Caller:
     """A gRPC context, as far as it is looked at."""
+
+    key: str = SECRET
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.key}"),)
 
 
 async def test_observations_that_make_no_sense_are_an_invalid_argument(tmp_path: Path, stock: None):
@@ -394,12 +400,17 @@ async def test_observations_that_make_no_sense_are_an_invalid_argument(tmp_path:
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_of_too_many_clients_the_one_that_was_silent_longest_is_forgotten():
-    made = lerobot.Bridge(Cloud("ws://nowhere", SECRET))
-    made.clients = {f"ipv4:127.0.0.1:{i}": lerobot.Client() for i in range(1, lerobot.MAX_CLIENTS + 2)}
-    made._only(Caller())
-    assert next(iter(made.clients)) == "ipv4:127.0.0.1:3"
-    assert [*made.clients][-1] == Caller().peer()
+async def test_of_too_many_clients_the_one_that_was_silent_longest_is_forgotten(tmp_path: Path):
+    async with policies(tmp_path) as (_, url):
+        made = lerobot.Bridge(Cloud(url))
+        made.clients = {f"ipv4:127.0.0.1:{i}": lerobot.Client() for i in range(1, lerobot.MAX_CLIENTS + 2)}
+        with pytest.raises(EngineFailed, match="401"):
+            await made.get_actions(b"", Caller("sk-guess"))
+        assert next(iter(made.clients)) == Caller().peer()
+        await made._client(Caller())
+        assert next(iter(made.clients)) == "ipv4:127.0.0.1:3"
+        assert [*made.clients][-1] == Caller().peer()
+        await made.cloud.close()
 
 
 async def test_lerobot_without_a_key_is_refused(tmp_path: Path):

@@ -54,14 +54,13 @@ class Bridge:
         self.clients: dict[str, Client] = {}
 
     async def ready(self, request: bytes, context: Any) -> bytes:
-        self._only(context)
         await self.cloud.leave(_key(context))
-        self.clients[context.peer()] = Client()
-        await self.cloud.robot(_key(context))
+        self.clients.pop(context.peer(), None)
+        await self._client(context)
         return b""
 
     async def send_policy_instructions(self, request: bytes, context: Any) -> bytes:
-        client, told = self._only(context), read(_field(request, 1))
+        client, told = await self._client(context), read(_field(request, 1))
         state = told.state if isinstance(told, Record) else {}
         features = state.get("lerobot_features")
         if not isinstance(features, Mapping) or not isinstance(features.get(STATE), Mapping):
@@ -75,7 +74,7 @@ class Bridge:
         return b""
 
     async def send_observations(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        client, data = self._only(context), bytearray()
+        client, data = await self._client(context), bytearray()
         async for request in requests:
             kind = _varint_field(request, 1)
             if kind == BEGIN:
@@ -94,7 +93,7 @@ class Bridge:
 
     async def get_actions(self, request: bytes, context: Any) -> bytes:
         """Empty where no new observation comes in two seconds; the client then asks again."""
-        client = self._only(context)
+        client = await self._client(context)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await client.arrived.wait()
@@ -128,10 +127,12 @@ class Bridge:
         numbers = [number(observation, name) for name in client.names]
         return {WHOLE: np.array(numbers, np.float32), **pictures}
 
-    def _only(self, context: Any) -> Client:
-        """Raises Unauthenticated before anything that was sent is looked at."""
+    async def _client(self, context: Any) -> Client:
+        """Raises Unauthenticated, or EngineFailed where the cloud refuses the key, before anything that was sent is
+        looked at."""
         if not (_key(context) or self.cloud.key):
             raise Unauthenticated("no API key: send 'authorization' metadata, or give the bridge one")
+        await self.cloud.robot(_key(context))
         client = self.clients[context.peer()] = self.clients.pop(context.peer(), None) or Client()
         while len(self.clients) > MAX_CLIENTS:
             del self.clients[next(iter(self.clients))]
