@@ -9,6 +9,7 @@ the service says of `kill` is not offered.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
 from tokenize import TokenError
 from typing import Any
@@ -20,6 +21,8 @@ from atoll.core.errors import AtollError, InvalidRequest, NotInstalled, SetupErr
 from atoll.physical.serve.adapters import observation_of
 from atoll.physical.serve.adapters.bridge import Cloud, channels_of
 from atoll.physical.serve.wire import array, msgpack
+
+log = logging.getLogger("atoll.physical")
 
 NPY, MODALITY = "__ndarray_class__", "__ModalityConfig_class__"
 MAX_MESSAGE = 64 << 20
@@ -58,6 +61,9 @@ async def answer(cloud: Cloud, request: bytes) -> bytes:
         reply = await ENDPOINTS[endpoint](cloud, told.get("api_token"), data, form)
     except AtollError as error:
         reply = {"error": f"{error.code}: {error.message}"}
+    except Exception:
+        log.exception("a request of GR00T's protocol failed")
+        reply = {"error": "internal_error: the bridge's log says more"}
     return form.encode(reply)
 
 
