@@ -31,6 +31,7 @@ from atoll.physical.serve.adapters import bridge as bridges
 from atoll.physical.serve.adapters import groot, lerobot, observation_of
 from atoll.physical.serve.adapters.bridge import Cloud, serve
 from atoll.physical.serve.service import Service
+from atoll.physical.serve.wire import pack
 
 JOINTS, GOAL = np.zeros(2, np.float32), np.array([0.5, -0.5], np.float32)
 CHUNKED = replace(MANIFEST, chunk=3)
@@ -465,11 +466,15 @@ async def test_a_cloud_that_does_not_answer_is_told_and_asked_anew(tmp_path: Pat
         await cloud.close()
 
 
-async def test_what_is_no_policy_socket_is_told():
+async def test_what_is_no_policy_socket_is_told(monkeypatch: pytest.MonkeyPatch):
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"SSH-2.0\r\n\r\n")
         writer.close()
+
+    async def silent(socket: Any) -> None:
+        await socket.send(pack({"type": "metadata"}))
+        await socket.wait_closed()
 
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -481,6 +486,10 @@ async def test_what_is_no_policy_socket_is_told():
         port = mute.sockets[0].getsockname()[1]
         with pytest.raises(EngineFailed, match="going away"):
             await Cloud(f"ws://127.0.0.1:{port}").robot(SECRET)
+    monkeypatch.setattr(bridges, "ANSWER_S", 0.2)
+    async with websocket_server(silent, "127.0.0.1", 0) as mute:
+        with pytest.raises(DeadlineExceeded):
+            await Cloud(f"ws://127.0.0.1:{mute.sockets[0].getsockname()[1]}", consent=True).robot(SECRET)
 
 
 def test_names_of_other_protocols():

@@ -90,7 +90,11 @@ class Cloud:
             raise Overloaded(f"this bridge has {MAX_KEYS} clients already")
         stack = AsyncExitStack()
         opened = connect(self.url, secret, consent=self.consent, simulated=self.simulated, polls=True)
-        self._held[secret] = Held(await stack.enter_async_context(opened), stack, now)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                self._held[secret] = Held(await stack.enter_async_context(opened), stack, now)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the cloud has not answered in {ANSWER_S:g} s") from None
 
     async def _leave(self, key: Any, robot: Robot) -> None:
         """Unless another client has made the key's connection anew meanwhile."""
