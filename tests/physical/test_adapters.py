@@ -21,17 +21,14 @@ import pytest
 import torch
 import zmq.asyncio
 from served import ADMIN, MANIFEST, free_port, mlp, policies
-from support import OTHER_SECRET, SECRET
+from support import SECRET
 from websockets.asyncio.client import connect as websocket
-from websockets.asyncio.server import serve as websocket_server
 
-from atoll.core.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
+from atoll.core.errors import EngineFailed, InvalidRequest
 from atoll.core.manifest import Channel, Manifest
-from atoll.physical.serve.adapters import bridge as bridges
 from atoll.physical.serve.adapters import groot, lerobot, observation_of
-from atoll.physical.serve.adapters.bridge import Cloud, serve
+from atoll.physical.serve.adapters.bridge import Cloud
 from atoll.physical.serve.service import Service
-from atoll.physical.serve.wire import pack
 
 JOINTS, GOAL = np.zeros(2, np.float32), np.array([0.5, -0.5], np.float32)
 CHUNKED = replace(MANIFEST, chunk=3)
@@ -426,70 +423,6 @@ async def test_lerobot_without_a_key_is_refused(tmp_path: Path):
         with pytest.raises(grpc.aio.AioRpcError, match="no API key"):
             await ready(b"", timeout=10)
         assert await ready(b"", timeout=10, metadata=(("authorization", f"Bearer {SECRET}"),)) == b""
-
-
-async def test_a_bridge_that_lends_its_key_is_for_this_machine_only():
-    with pytest.raises(InvalidRequest, match="loopback only"):
-        await serve(Cloud("ws://nowhere", SECRET), "lerobot", "0.0.0.0")
-    with pytest.raises(InvalidRequest, match="groot, lerobot"):
-        await serve(Cloud("ws://nowhere"), "ros", "127.0.0.1")
-
-
-async def test_a_bridge_has_one_connection_a_key_and_forgets_idle_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    async with policies(tmp_path) as (made, url):
-        cloud, lines = Cloud(url, consent=True), made.served("arm").lines
-        first, same = await asyncio.gather(cloud.robot(SECRET), cloud.robot(SECRET))
-        assert first is same
-        assert len(lines) == 1
-        monkeypatch.setattr(bridges, "MAX_KEYS", 1)
-        with pytest.raises(Overloaded):
-            await cloud.robot(OTHER_SECRET)
-        monkeypatch.setattr(bridges, "IDLE_S", 0.0)
-        await cloud.robot(OTHER_SECRET)
-        assert first.gone
-        await cloud.close()
-
-
-async def test_a_cloud_that_does_not_answer_is_told_and_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    async with policies(tmp_path) as (made, url):
-        cloud, observation = Cloud(url, consent=True), {"joints": JOINTS, "goal": GOAL}
-        robot = await cloud.robot(SECRET)
-        monkeypatch.setattr(bridges, "ANSWER_S", 0.05)
-        [line] = made.served("arm").lines
-        monkeypatch.setattr(line, "observe", lambda _: None)
-        with pytest.raises(DeadlineExceeded):
-            await cloud.act(SECRET, {"observation": observation, "images": {}}, 1.0)
-        monkeypatch.undo()
-        again, told = await cloud.act(SECRET, {"observation": observation, "images": {}}, 2.0)
-        assert again is not robot
-        assert told.safe == ""
-        await cloud.close()
-
-
-async def test_what_is_no_policy_socket_is_told(monkeypatch: pytest.MonkeyPatch):
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        writer.write(b"SSH-2.0\r\n\r\n")
-        writer.close()
-
-    async def silent(socket: Any) -> None:
-        await socket.send(pack({"type": "metadata"}))
-        await socket.wait_closed()
-
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    for url in (f"ws://127.0.0.1:{port}", "nowhere"):
-        with pytest.raises(EngineFailed, match="no service answers"):
-            await Cloud(url).robot(SECRET)
-    server.close()
-    async with websocket_server(lambda socket: socket.close(1012, "going away"), "127.0.0.1", 0) as mute:
-        port = mute.sockets[0].getsockname()[1]
-        with pytest.raises(EngineFailed, match="going away"):
-            await Cloud(f"ws://127.0.0.1:{port}").robot(SECRET)
-    monkeypatch.setattr(bridges, "ANSWER_S", 0.2)
-    async with websocket_server(silent, "127.0.0.1", 0) as mute:
-        with pytest.raises(DeadlineExceeded):
-            await Cloud(f"ws://127.0.0.1:{mute.sockets[0].getsockname()[1]}", consent=True).robot(SECRET)
 
 
 def test_names_of_other_protocols():
