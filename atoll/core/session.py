@@ -43,6 +43,11 @@ class Rules:
     watchdog: float = 0.5
     deadline: float = 1.0
 
+    @property
+    def polled(self) -> int:
+        """How many actions one that polls is given at once."""
+        return min(max(int(self.watchdog / self.dt + EARLY), 1), self.chunk)
+
 
 class Latch(NamedTuple):
     """An emergency stop. The token that releases it is known by its SHA-256 only."""
@@ -58,9 +63,11 @@ class Latch(NamedTuple):
 
 class Agreed(NamedTuple):
     """Somebody who may agrees that what is connected moves. `simulated`: it is a simulation, whose clock may stand
-    still, so that nothing is stale and nobody need watch."""
+    still, so that nothing is stale and nobody need watch. `polls`: it hears answers only. Nothing is sent unasked, it
+    is taken to carry out all that it was given, and it is given no more than the watchdog's time of actions."""
 
     simulated: bool = False
+    polls: bool = False
 
 
 class Observed(NamedTuple):
@@ -155,6 +162,7 @@ class Session:
     latch: Latch | None = None
     agreed: bool = False
     simulated: bool = False
+    polls: bool = False
     seq: int = -1
     time: float = -inf
     offset: float = inf
@@ -187,7 +195,7 @@ def step(session: Session, event: Event) -> list[Command]:
         case Ticked():
             return _ticked(session, event.now)
         case Agreed():
-            session.agreed, session.simulated = True, event.simulated
+            session.agreed, session.simulated, session.polls = True, event.simulated, event.polls
         case Stopped():
             return _stopped(session, event)
         case Released():
@@ -238,7 +246,8 @@ def _inferred(session: Session, answer: Inferred) -> list[Command]:
     if answer.actions is None:
         return [_safe(session, asked.seq, asked.time, answer.now, "policy_failed"), *following]
     first, previous = _before(session, asked.time)
-    told = course(answer.actions, previous, session.rules.bounds, first, session.rules.dt)
+    actions = answer.actions[: session.rules.polled] if session.polls else answer.actions
+    told = course(actions, previous, session.rules.bounds, first, session.rules.dt)
     return [_act(session, told, asked.seq, asked.time, answer.now), *following]
 
 
@@ -262,11 +271,12 @@ def _stopped(session: Session, stop: Stopped) -> list[Command]:
         session.latch = stop.latch
         return []
     session.latch = stop.latch
-    seq = None if session.asked is None or session.late else session.asked.seq
-    session.late = session.asked is not None
-    if session.waiting is not None:
-        session.replaced += (session.waiting.seq,)
-        session.waiting = None
+    owed = [seen.seq for seen in (None if session.late else session.asked, session.waiting) if seen is not None]
+    session.late, session.waiting = session.asked is not None, None
+    session.replaced += tuple(owed[1:])
+    if session.polls and not owed:
+        return []
+    seq = owed[0] if owed else None
     return [_safe(session, seq, max(stop.now - session.offset, 0.0), stop.now, "stopped")]
 
 
@@ -288,7 +298,7 @@ def _act(session: Session, told: Course, seq: int | None, time: float, now: floa
     motions, rest = told.motions, session.rules.rest
     act = Act(seq, time, tuple(motion.value for motion in motions), why, told.hits, session.replaced)
     at_rest = bool(why) and not any(motions[-1].velocity) and rest in (None, motions[-1].value)
-    session.acted = None if at_rest or session.simulated else now
+    session.acted = None if at_rest or session.simulated or session.polls else now
     session.plan, session.replaced, session.fresh = Plan(time, motions), (), session.fresh and bool(why)
     return act
 

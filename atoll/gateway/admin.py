@@ -294,13 +294,20 @@ def reply(value: Any, status: int = 200) -> Response:
 
 async def parse(request: Request, schema: type[BaseModel]) -> Any:
     """The JSON body as `schema`. Raises InvalidRequest naming the field."""
-    size = request.headers.get("content-length", "0")
-    if not size.isdigit() or int(size) > MAX_ADMIN_BODY:
-        raise InvalidRequest(f"the body must be at most {MAX_ADMIN_BODY} bytes")
     try:
-        return schema.model_validate(parse_json(await request.body()))
+        return schema.model_validate(parse_json(await whole(request)))
     except ValidationError as error:
         raise invalid(error) from None
+
+
+async def whole(request: Request) -> bytes:
+    """The body. Raises InvalidRequest where it is too long, without reading further."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_ADMIN_BODY:
+            raise InvalidRequest(f"the body must be at most {MAX_ADMIN_BODY} bytes")
+    return bytes(body)
 
 
 def page_after(request: Request) -> dict[str, Any]:

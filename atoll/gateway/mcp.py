@@ -36,6 +36,8 @@ async def answer(box: Toolbox, message: Any) -> dict[str, Any] | None:
         return _error(None, INVALID, "a message is a JSON-RPC 2.0 request or notification")
     if "id" not in message:
         return None
+    if isinstance(message["id"], bool) or not isinstance(message["id"], str | int | float | None):
+        return _error(None, INVALID, "'id' is a word or a number")
     method, params = METHODS.get(message["method"]), message.get("params") or {}
     if method is None:
         return _error(message["id"], UNKNOWN, f"there is no method '{message['method']}'")
@@ -69,8 +71,10 @@ async def _list(box: Toolbox, params: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _call(box: Toolbox, params: Mapping[str, Any]) -> dict[str, Any]:
     name, arguments = params.get("name"), params.get("arguments") or {}
-    if name not in {tool["function"]["name"] for tool in box.tools} or not isinstance(arguments, dict):
-        raise InvalidRequest(f"there is no tool '{name}'")
+    if not isinstance(name, str) or name not in {tool["function"]["name"] for tool in box.tools}:
+        raise InvalidRequest(f"there is no tool '{name}'" if isinstance(name, str) else "'name' is a word")
+    if not isinstance(arguments, dict):
+        raise InvalidRequest("'arguments' is a map")
     try:
         result = await box.call(name, arguments)
     except AtollError as error:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from atoll.core.errors import NotFound
 from atoll.core.ports import Policies, Tools
-from atoll.gateway.admin import Admin, parse, reply
+from atoll.gateway.admin import Admin, parse, reply, whole
 from atoll.gateway.http import parse_json
 from atoll.gateway.mcp import Toolbox, answer
 
@@ -139,7 +139,7 @@ class Robots:
             return await self.tools.run(name, arguments, key, False)
 
         box = Toolbox([tool], call, "The robot is simulated. Whoever holds the API key must agree to motion first.")
-        told = await answer(box, parse_json(await request.body()))
+        told = await answer(box, parse_json(await whole(request)))
         return Response(status_code=202) if told is None else reply(told)
 
     def _row(self, request: Request) -> Any:

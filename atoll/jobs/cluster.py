@@ -11,6 +11,7 @@ import socket
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from atoll.jobs.steps import Job, configure, load_named, plain, versions
 POLL_S = 0.3
 CONNECT_S = 10.0
 NODES_LOST = 3
+PLACE_S = 1800.0
+QUIET_S = 5.0
+"""A step that waits longer for a free CPU of the cluster says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +40,18 @@ class Cluster:
     stages: str
 
     def run(self, job: Job, report: Reporter) -> Mapping[str, str]:
-        """Raises Cancelled, NotInstalled, SetupError where there is no such cluster, or what the stage raised."""
+        """Raises Cancelled, NotInstalled, SetupError where there is no such cluster or no room on it, AtollError where
+        it fails, or what the stage raised."""
         inputs = {role: pack(folder) for role, folder in job.inputs.items()}
         with self._connected() as ray:
             for _ in range(NODES_LOST):
                 try:
                     made, with_versions = self._attempt(ray, job, inputs, report)
                 except ray.exceptions.RayActorError as error:
-                    why = str(error).splitlines()[0]
+                    why = _brief(error)
                     continue
+                except ray.exceptions.RayError as error:
+                    raise AtollError(f"the cluster failed at this step: {_brief(error)}") from None
                 unpack(made, job.out)
                 return with_versions
         raise AtollError(f"the cluster lost this step {NODES_LOST} times: {why}")
@@ -81,15 +88,33 @@ class Cluster:
         actor = ray.remote(Desk).options(num_cpus=1, max_concurrency=2).remote()
         try:
             work = actor.work.remote(self.stages, job.stage.name, plain(job.stage, job.config), inputs)
-            while not ray.wait([work], timeout=POLL_S)[0]:
-                if (last := ray.get(actor.last.remote())) is not None:
-                    done, total, figures = last
-                    report.progress(done, total, **figures)
+            self._follow(ray, actor, work, report)
             return ray.get(work)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         finally:
             ray.kill(actor)
+
+    def _follow(self, ray: Any, actor: Any, work: Any, report: Reporter) -> None:
+        """Tell on what the stage tells, until it is done. It has a place on the cluster once it answers."""
+        placed, began, asked = False, time.monotonic(), actor.last.remote()
+        while not ray.wait([work], timeout=POLL_S)[0]:
+            if ray.wait([asked], timeout=0)[0]:
+                placed, last, asked = True, ray.get(asked), actor.last.remote()
+                if last is not None:
+                    done, total, figures = last
+                    report.progress(done, total, **figures)
+            elif not placed:
+                self._waits(time.monotonic() - began, report)
+
+    def _waits(self, waited: float, report: Reporter) -> None:
+        if waited > PLACE_S:
+            raise SetupError(f"the Ray cluster at '{self.address}' had no free CPU for {PLACE_S / 60:g} minutes")
+        report.progress(0, 1, **({"waits_for_cluster_s": round(waited)} if waited > QUIET_S else {}))
+
+
+def _brief(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class Desk:

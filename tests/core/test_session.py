@@ -200,6 +200,31 @@ def test_a_stop_is_at_once_and_holds_until_its_token():
     assert talk.act(7, 0.01).safe == ""
 
 
+def test_one_that_polls_is_stopped_by_the_next_answer_from_where_it_is():
+    talk = Talk(replace(MANIFEST, chunk=50), watchdog=0.2)
+    talk.tell(Agreed(polls=True))
+    talk.see(1, measured=(0.0,))
+    told = talk.infer(1, *[1.0] * 50)
+    assert len(told.actions) == 10, "no more than the watchdog's time"
+    assert talk.session.wake() is None
+    talk.now += DT
+    assert talk.tell(Stopped(STOP, talk.now)) == []
+    (held,) = talk.see(2, after=9 * DT)
+    assert (held.seq, held.safe) == (2, "stopped")
+    assert held.actions[0] > told.actions[-1]
+    assert held.actions[0] == pytest.approx(told.actions[-1], abs=2.0 * DT)
+
+
+def test_a_stop_answers_the_one_that_waits_behind_a_late_answer():
+    talk = agreed()
+    talk.act(1, 0.0)
+    talk.see(2, deadline=0.005)
+    talk.tell(Ticked(talk.now + 0.005))
+    assert talk.see(3) == []
+    (done,) = talk.tell(Stopped(STOP, talk.now))
+    assert (done.seq, done.safe, done.dropped) == (3, "stopped", ())
+
+
 def test_a_session_that_is_ended_leaves_the_robot_at_rest():
     talk = agreed()
     assert talk.tell(Ended(talk.now)) == []
@@ -328,9 +353,9 @@ class Machine(RuleBasedStateMachine):
         self.now += after
         self.tell(Ticked(self.now))
 
-    @rule()
-    def agree(self) -> None:
-        self.tell(Agreed())
+    @rule(polls=st.booleans())
+    def agree(self, polls: bool) -> None:
+        self.tell(Agreed(polls=polls))
 
     @rule()
     def stop(self) -> None:

@@ -20,17 +20,14 @@ import numpy as np
 import pytest
 import torch
 import zmq.asyncio
-from hypothesis import given
-from hypothesis import strategies as st
-from served import MANIFEST, free_port, mlp, policies
+from served import ADMIN, MANIFEST, free_port, mlp, policies
 from support import SECRET
 from websockets.asyncio.client import connect as websocket
 
-from atoll.core.errors import InvalidRequest
-from atoll.core.manifest import Channel
+from atoll.core.errors import EngineFailed, InvalidRequest
+from atoll.core.manifest import Channel, Manifest
 from atoll.physical.serve.adapters import groot, lerobot, observation_of
-from atoll.physical.serve.adapters.bridge import Cloud, serve
-from atoll.physical.serve.adapters.pickles import Record, read
+from atoll.physical.serve.adapters.bridge import Cloud
 from atoll.physical.serve.service import Service
 
 JOINTS, GOAL = np.zeros(2, np.float32), np.array([0.5, -0.5], np.float32)
@@ -38,9 +35,11 @@ CHUNKED = replace(MANIFEST, chunk=3)
 
 
 @asynccontextmanager
-async def bridge(folder: Path, serve: Callable[..., Any], **options: Any) -> AsyncIterator[tuple[Service, int]]:
+async def bridge(
+    folder: Path, serve: Callable[..., Any], manifest: Manifest = CHUNKED, **options: Any
+) -> AsyncIterator[tuple[Service, int]]:
     """A bridge to the policy `arm`; the service, and the port of the bridge."""
-    async with policies(folder, mlp(CHUNKED)) as (made, url):
+    async with policies(folder, mlp(manifest)) as (made, url):
         port = free_port()
         task = asyncio.create_task(serve(Cloud(url, consent=True, simulated=True, **options), "127.0.0.1", port))
         try:
@@ -64,28 +63,59 @@ def openpi_unpack(value: dict[Any, Any]) -> Any:
     return value
 
 
+@asynccontextmanager
+async def openpi_client(url: str) -> AsyncIterator[tuple[dict[str, Any], Callable[..., Any]]]:
+    """packages/openpi-client/src/openpi_client/websocket_client_policy.py: the metadata, and `infer`."""
+    address = url.replace("/act", "/openpi?consent=true")
+    headers = {"Authorization": f"Api-Key {SECRET}"}
+    async with websocket(address, additional_headers=headers, compression=None) as socket:
+
+        async def infer(seen: dict[str, Any]) -> Any:
+            await socket.send(msgpack.packb(seen, default=openpi_pack))
+            frame = await asyncio.wait_for(socket.recv(), 10)
+            return frame if isinstance(frame, str) else msgpack.unpackb(frame, object_hook=openpi_unpack)
+
+        yield msgpack.unpackb(await socket.recv()), infer
+
+
+async def test_a_stop_is_the_next_answer_and_goes_on_from_the_end_of_the_chunk(tmp_path: Path):
+    """Nothing can be told to these clients meanwhile, so they carry out what they have: it is never long."""
+    long = replace(MANIFEST, chunk=50)
+    async with policies(tmp_path, mlp(long)) as (made, url), openpi_client(url) as (metadata, infer):
+        assert metadata["polled"] == 25
+        seen = {"joints": JOINTS, "goal": np.array([2.0, -2.0], np.float32)}
+        given = (await infer({**seen, "timestamp": 1.0}))["actions"]
+        assert given[-1] == pytest.approx([1.0, -1.0])
+        assert len(given) == 25
+        await made.stop("arm", ADMIN, "drill")
+        held = await infer({**seen, "timestamp": 1.5})
+        assert held["safe"] == "stopped"
+        assert held["actions"][0] == pytest.approx(given[-1])
+    (tmp_path / "bridge").mkdir()
+    async with bridge(tmp_path / "bridge", groot.serve, long) as (made, port), groot_client(port) as call:
+        config = await call("get_modality_config")
+        assert config["action"]["as_json"]["delta_indices"] == list(range(25))
+        action, _ = await call("get_action", groot_seen(1.0))
+        assert action["joints"].shape == (1, 25, 2)
+        await made.stop("arm", ADMIN, "drill")
+        held, info = await call("get_action", groot_seen(1.5))
+        assert info["safe"] == "stopped"
+        assert held["joints"][0, 0] == pytest.approx(action["joints"][0, -1], abs=0.04)
+
+
 async def test_openpi(tmp_path: Path):
-    async with policies(tmp_path, mlp(CHUNKED)) as (made, url):
-        address = url.replace("/act", "/openpi?consent=true")
-        headers = {"Authorization": f"Api-Key {SECRET}"}
-        async with websocket(address, additional_headers=headers, compression=None) as socket:
-            assert msgpack.unpackb(await socket.recv())["manifest"]["task"] == "two-joints"
-
-            async def infer(seen: dict[str, Any]) -> Any:
-                await socket.send(msgpack.packb(seen, default=openpi_pack))
-                frame = await socket.recv()
-                return frame if isinstance(frame, str) else msgpack.unpackb(frame, object_hook=openpi_unpack)
-
-            seen = {"observation/joints": JOINTS, "observation/goal": GOAL, "prompt": "go", "timestamp": 1.0}
-            told = await infer(seen)
-            assert told["actions"][:, 0] == pytest.approx([0.04, 0.08, 0.12])
-            assert told["server_timing"]["infer_ms"] > 0
-            assert "takes no 'observation/wrist'" in await infer({"observation/wrist": JOINTS})
-            objects = {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [0]}
-            assert "dtype" in await infer({"observation/joints": objects, "observation/goal": GOAL})
-            await made.stop("arm", made.served("arm").lines.copy().pop().by, "drill")
-            seen = {"observation": {"joints": JOINTS, "goal": GOAL}, "timestamp": 1.06}
-            assert (await infer(seen))["safe"] == "stopped"
+    async with policies(tmp_path, mlp(CHUNKED)) as (made, url), openpi_client(url) as (metadata, infer):
+        assert metadata["manifest"]["task"] == "two-joints"
+        seen = {"observation/joints": JOINTS, "observation/goal": GOAL, "prompt": "go", "timestamp": 1.0}
+        told = await infer(seen)
+        assert told["actions"][:, 0] == pytest.approx([0.04, 0.08, 0.12])
+        assert told["server_timing"]["infer_ms"] > 0
+        assert "takes no 'observation/wrist'" in await infer({"observation/wrist": JOINTS})
+        objects = {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [0]}
+        assert "dtype" in await infer({"observation/joints": objects, "observation/goal": GOAL})
+        await made.stop("arm", made.served("arm").lines.copy().pop().by, "drill")
+        seen = {"observation": {"joints": JOINTS, "goal": GOAL}, "timestamp": 1.06}
+        assert (await infer(seen))["safe"] == "stopped"
 
 
 @asynccontextmanager
@@ -156,6 +186,46 @@ async def test_groot_takes_no_pickle(tmp_path: Path):
     assert "dtype" in told["error"]
     told = msgpack.unpackb(await groot.answer(Cloud("ws://nowhere", "key"), b"\xc1"))
     assert "not MessagePack" in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"endpoint": []}, "no endpoint '[]'"),
+        ({"endpoint": {}}, "no endpoint"),
+        ({"endpoint": "get_action", "data": 5}, "'data' must be a map"),
+        ({"endpoint": "reset", "data": [1]}, "'data' must be a map"),
+        ({"endpoint": "get_action", "data": {"observation": {b"state": 1}}}, "a map by name"),
+        ({"endpoint": "get_action", "data": {b"state": 1}}, "a map by name"),
+        ({"data": {"state.joints": 1}, "api_token": []}, "API key"),
+        ({"data": {"state.joints": 1}, "api_token": "sk\r\nx-a: b"}, "API key"),
+        ({"data": {"state.joints": 1}, "api_token": "schlüssel"}, "API key"),
+        ({"data": {"state.joints": {"__ndarray_class__": True, "as_npy": 5}}}, "not MessagePack with arrays"),
+        ({"data": {"state.joints": {"__ndarray_class__": True, "as_npy": b"\x93NUMPY\x09\x00"}}}, "not MessagePack"),
+        *[
+            ({"data": {"__ndarray_class__": True, "as_npy": b"\x93NUMPY\x01\x00" + header}}, "is no header")
+            for header in (b"\x06\x00  x\n y", b"\x03\x00(((", b"\x28\x23" + b"-" * 9000)
+        ],
+    ],
+)
+async def test_what_makes_no_sense_is_answered_by_groots_error(request_: dict[str, Any], says: str):
+    told = msgpack.unpackb(await groot.answer(Cloud("ws://127.0.0.1:9"), msgpack.packb(request_)))
+    assert says in told["error"]
+
+
+async def test_a_fault_of_the_bridge_is_an_answer_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(groot.ENDPOINTS, "ping", lambda *_: 1 / 0)
+    told = msgpack.unpackb(await groot.answer(Cloud("ws://nowhere"), msgpack.packb({"endpoint": "ping"})))
+    assert "internal_error" in told["error"]
+
+
+async def test_what_is_no_observation_leaves_the_bridge_up(tmp_path: Path):
+    async with bridge(tmp_path, groot.serve) as (_, port), groot_client(port) as call:
+        for value in ("up", {"a": [1]}, [[1], [1, 2]], None, [2**63]):
+            assert "joints" in (await call("get_action", {"state.joints": value, "state.goal": GOAL[None]}))["error"]
+        never = {**groot_seen(1.0)["observation"], "timestamp": float("nan")}
+        assert "'time'" in (await call("get_action", {"observation": never}))["error"]
+        assert (await call("get_action", groot_seen(1.0)))[0]["joints"].shape == (1, 3, 2)
 
 
 HELPERS = "lerobot.async_inference.helpers"
@@ -266,9 +336,82 @@ async def test_lerobot_runs_nothing_that_a_pickle_names(tmp_path: Path, stock: N
         send = channel.stream_unary("/transport.AsyncInference/SendObservations")
         await told(protobuf((1, pickle.dumps(RemotePolicyConfig("act", "", FEATURES, 2)))), timeout=10)
         await send(iter([protobuf((1, 3), (2, pickle.dumps(TimedObservation(1.0, 1, raw))))]), timeout=10)
-        with pytest.raises(grpc.aio.AioRpcError, match="must be numbers"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"'c\.pos' must be a number"):
             await channel.unary_unary("/transport.AsyncInference/GetActions")(b"", timeout=10)
     assert not (tmp_path / "hit").exists()
+
+
+NAN, UNITS = float("nan"), ["a.pos", "b.pos", "c.pos", "d.pos"]
+
+
+@pytest.mark.parametrize(
+    ("features", "count", "says"),
+    [
+        (FEATURES, "many", "'actions_per_chunk'"),
+        (FEATURES, -1, "'actions_per_chunk'"),
+        (FEATURES, NAN, "'actions_per_chunk'"),
+        ({"observation.state": {"names": 5}}, 2, "'names'"),
+        ({"observation.state": {"names": [[1]]}}, 2, "'names'"),
+    ],
+)
+async def test_instructions_that_make_no_sense_are_an_invalid_argument(
+    tmp_path: Path, stock: None, features: Any, count: Any, says: str
+):
+    config = pickle.dumps(RemotePolicyConfig("act", "", features, count))
+    async with policies(tmp_path) as (_, url):
+        made = lerobot.Bridge(Cloud(url, SECRET))
+        with pytest.raises(InvalidRequest, match=says):
+            await made.send_policy_instructions(protobuf((1, config)), Caller())
+        await made.cloud.close()
+
+
+@dataclass
+class Caller:
+    """A gRPC context, as far as it is looked at."""
+
+    key: str = SECRET
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.key}"),)
+
+
+async def test_observations_that_make_no_sense_are_an_invalid_argument(tmp_path: Path, stock: None):
+    async with (
+        bridge(tmp_path, lerobot.serve, key=SECRET) as (_, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        method = "/transport.AsyncInference/"
+        features = {**FEATURES, "observation.images.state": {}}
+        told = channel.unary_unary(f"{method}SendPolicyInstructions")
+        send = channel.stream_unary(f"{method}SendObservations")
+        for observation, seen, says in [
+            (TimedObservation(None, 1, RAW), FEATURES, "'timestamp'"),
+            (TimedObservation(NAN, 1, RAW), FEATURES, "'timestamp'"),
+            (TimedObservation(1.0, "x", RAW), FEATURES, "'timestep'"),
+            (TimedObservation(1.0, 1, {**RAW, "a.pos": 10**400}), FEATURES, "'a.pos'"),
+            (TimedObservation(1.0, 1, {**RAW, "state": [0.0] * 4}), features, "'state'"),
+        ]:
+            await told(protobuf((1, pickle.dumps(RemotePolicyConfig("act", "", seen, 2)))), timeout=10)
+            await send(iter([protobuf((1, 3), (2, pickle.dumps(observation)))]), timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError, match=says) as refused:
+                await channel.unary_unary(f"{method}GetActions")(b"", timeout=10)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_of_too_many_clients_the_one_that_was_silent_longest_is_forgotten(tmp_path: Path):
+    async with policies(tmp_path) as (_, url):
+        made = lerobot.Bridge(Cloud(url))
+        made.clients = {f"ipv4:127.0.0.1:{i}": lerobot.Client() for i in range(1, lerobot.MAX_CLIENTS + 2)}
+        with pytest.raises(EngineFailed, match="401"):
+            await made.get_actions(b"", Caller("sk-guess"))
+        assert next(iter(made.clients)) == Caller().peer()
+        await made._client(Caller())
+        assert next(iter(made.clients)) == "ipv4:127.0.0.1:3"
+        assert [*made.clients][-1] == Caller().peer()
+        await made.cloud.close()
 
 
 async def test_lerobot_without_a_key_is_refused(tmp_path: Path):
@@ -280,94 +423,6 @@ async def test_lerobot_without_a_key_is_refused(tmp_path: Path):
         with pytest.raises(grpc.aio.AioRpcError, match="no API key"):
             await ready(b"", timeout=10)
         assert await ready(b"", timeout=10, metadata=(("authorization", f"Bearer {SECRET}"),)) == b""
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"a": 1, "b": [1.5, None, True, -7, 1 << 70], "c": ("x", b"y", ()), "d": {}},
-        [[1, 2], "ß" * 300, {"k": [{"deep": (1, (2, (3,)))}]}],
-    ],
-)
-def test_plain_pickles_are_read_as_they_are(protocol: int, value: Any):
-    assert read(pickle.dumps(value, protocol=protocol)) == value
-
-
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-@pytest.mark.parametrize("dtype", ["f4", "f8", "u1", "i8", "b1"])
-def test_arrays_are_read_as_they_are(protocol: int, dtype: str):
-    picture = np.arange(24).reshape(2, 3, 4).astype(dtype)
-    for array in (picture, np.asfortranarray(picture), picture[:, ::2], np.array(3, dtype)):
-        got = read(pickle.dumps({"front": array, "again": array}, protocol=protocol))
-        assert got["front"].dtype == array.dtype
-        assert np.array_equal(got["front"], array)
-        assert got["again"] is got["front"]
-    assert read(pickle.dumps(np.float32(0.5), protocol=protocol)) == 0.5
-
-
-def test_what_a_pickle_names_is_a_record():
-    got = read(pickle.dumps(print))
-    assert (got.module, got.name) == ("builtins", "print")
-    got = read(pickle.dumps(Path("/etc")))
-    assert isinstance(got, Record)
-    assert got.arguments == ("/", "etc")
-
-
-def bomb() -> bytes:
-    """Each of fifty lists holds the one before ten times."""
-    value: list[Any] = []
-    for _ in range(50):
-        value = [value] * 10
-    return pickle.dumps(value)
-
-
-def ring() -> bytes:
-    value: list[Any] = []
-    value.append(value)
-    return pickle.dumps(value)
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", "pickle"),
-        (b"\x80\x04", "pickle"),
-        (b"nonsense", "pickle"),
-        (b"\x80\x02q\x00.", "cannot be read"),
-        (b"\x80\x02\x86.", "cannot be read"),
-        (pickle.dumps(np.array([1j])), "arrays are of"),
-        (pickle.dumps(np.array([1], ">f4")), "little-endian"),
-        (pickle.dumps(np.array([{}], object)), "arrays are of"),
-        (pickle.dumps(frozenset([1])), "not for data"),
-        (ring(), "contains itself"),
-        (b"\x80\x02" + b"]" * 5 + b"(" + b"a" * 9 + b".", "cannot be read"),
-    ],
-)
-def test_what_is_no_data_is_refused(data: bytes, says: str):
-    with pytest.raises(InvalidRequest, match=says):
-        read(data)
-
-
-def test_what_would_grow_without_end_is_gone_through_once():
-    assert len(read(bomb())) == 10
-
-
-@given(st.binary(max_size=200), st.integers(0, 10_000), st.integers(0, 255))
-def test_no_bytes_do_harm(noise: bytes, at: int, byte: int):
-    """Noise, and a real pickle with one byte changed, are read as data or refused."""
-    real = bytearray(pickle.dumps({"front": np.arange(6, dtype="f4"), "path": Path("/etc"), "n": [1, 2.5, "x"]}))
-    real[at % len(real)] = byte
-    for data in (b"\x80\x04" + noise + b".", bytes(real)):
-        with suppress(InvalidRequest):
-            read(data)
-
-
-async def test_a_bridge_that_lends_its_key_is_for_this_machine_only():
-    with pytest.raises(InvalidRequest, match="loopback only"):
-        await serve(Cloud("ws://nowhere", SECRET), "lerobot", "0.0.0.0")
-    with pytest.raises(InvalidRequest, match="groot, lerobot"):
-        await serve(Cloud("ws://nowhere"), "ros", "127.0.0.1")
 
 
 def test_names_of_other_protocols():

@@ -95,6 +95,11 @@ async def test_nobody_is_let_in_without_a_key(tmp_path: Path):
         ({"type": "observe", "seq": 1, "observation": seen(9.0)}, "outside -2 to 2 rad"),
         ({"type": "observe", "seq": 1, "observation": [[1], [1, 2]]}, "different lengths"),
         ({"type": "observe", "seq": 1, "observation": "up"}, "numbers"),
+        ({"type": "observe", "seq": 1, "observation": {**seen(), "more": [1], b"more": [1]}}, "there is no 'b'more''"),
+        (
+            {"type": "observe", "seq": 1, "observation": {"dtype": "<f4", "shape": [0, *[2**31 - 1] * 3], "data": b""}},
+            "0 bytes",
+        ),
         ({"type": "observe", "seq": 1, "time": "now", "observation": seen()}, "'time'"),
         ({"type": "observe", "seq": 1, "deadline_ms": 0, "observation": seen()}, "'deadline_ms'"),
         ({"type": "observe", "seq": 1, "observation": {"dtype": "|O", "shape": [4], "data": b""}}, "dtype"),

@@ -97,6 +97,10 @@ async def test_arguments_are_checked(tmp_path: Path):
         ({**POINT, "x": "far"}, "x: 'far' is not of type 'number'"),
         ({**POINT, "seed": -1}, "seed"),
     ]
+    deep: Any = 1
+    for _ in range(20_000):
+        deep = [deep]
+    refused.append(({**POINT, "x": deep}, "nested too deeply"))
     async with arm(tmp_path) as (_, tools):
         for arguments, says in refused:
             with pytest.raises(InvalidRequest, match=says):

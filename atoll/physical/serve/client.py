@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from atoll.core.errors import AtollError, EngineFailed, InvalidRequest
 from atoll.physical.serve.wire import array, pack, unpack
@@ -75,10 +75,10 @@ class Robot:
         timing = told["time"], told["dt"], told.get("reason", ""), told.get("infer_ms", 0.0)
         return Answer(actions, *timing, limited, tuple(told["dropped"]))
 
-    async def begin(self, *, simulated: bool = False) -> None:
+    async def begin(self, *, simulated: bool = False, polls: bool = False) -> None:
         """Agree that the robot moves; needed again after a stop was released. `simulated`: it is a simulation, whose
-        clock may stand still."""
-        await self._ask("ready", {"type": "begin", "consent": True, "simulated": simulated})
+        clock may stand still. `polls`: what is said unasked does not reach it."""
+        await self._ask("ready", {"type": "begin", "consent": True, "simulated": simulated, "polls": polls})
 
     async def stop(self, reason: str = "") -> str:
         """Emergency stop. The token that releases it; empty where it was stopped already and this key is no admin's."""
@@ -139,7 +139,13 @@ class Robot:
 
 @asynccontextmanager
 async def connect(
-    url: str, key: str, *, consent: bool = False, simulated: bool = False, listen: Listen = lambda _: None
+    url: str,
+    key: str,
+    *,
+    consent: bool = False,
+    simulated: bool = False,
+    polls: bool = False,
+    listen: Listen = lambda _: None,
 ) -> AsyncIterator[Robot]:
     """`url` is that of the policy, ws://host:port/atoll/v1/policies/<name>/act. Without `consent` nothing moves until
     `begin`. Raises AtollError where it cannot be had."""
@@ -150,22 +156,39 @@ async def connect(
     except InvalidStatus as refused:
         body = (refused.response.body or b"").decode("utf-8", "replace")
         raise EngineFailed(f"{url} refused the connection with {refused.response.status_code}: {body}") from None
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, WebSocketException) as error:
         raise EngineFailed(f"no service answers at {url}: {error}") from None
     async with socket:
-        robot = Robot(socket, unpack(await socket.recv()), listen)
+        robot = Robot(socket, await _metadata(socket), listen)
         try:
             if consent:
-                await robot.begin(simulated=simulated)
+                await robot.begin(simulated=simulated, polls=polls)
             yield robot
         finally:
             await robot.close()
 
 
+async def _metadata(socket: ClientConnection) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return unpack(await socket.recv())
+    except ConnectionClosed as closed:
+        raise _gone(closed) from None
+    except TimeoutError:
+        raise EngineFailed(f"the service has said nothing in {CONNECT_S:g} s") from None
+
+
 def _plain(observation: Any) -> Any:
     if isinstance(observation, Mapping):
-        return {name: np.asarray(value, np.float32) for name, value in observation.items()}
-    return np.asarray(observation, np.float32)
+        return {name: _numbers(value, name) for name, value in observation.items()}
+    return _numbers(observation, "observation")
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise InvalidRequest(f"'{name}' must be numbers", param=name) from None
 
 
 def _gone(closed: ConnectionClosed) -> EngineFailed:

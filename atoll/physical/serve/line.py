@@ -78,6 +78,7 @@ class Line:
             "max_age_ms": rules.max_age * 1e3,
             "watchdog_ms": rules.watchdog * 1e3,
             "deadline_ms": rules.deadline * 1e3,
+            "polled": rules.polled,
             "stopped": None if latch is None else {"by": latch.by, "reason": latch.reason, "at": latch.at},
         }
 
@@ -87,7 +88,7 @@ class Line:
             raise InvalidRequest(CONSENT, param="consent", code="consent_required")
         simulated = message.get("simulated") is True
         self._note("consent", simulated=simulated)
-        self.tell(Agreed(simulated))
+        self.tell(Agreed(simulated, message.get("polls") is True))
         self._send({"type": "ready", "session": self.id})
 
     def observe(self, message: Mapping[str, Any]) -> None:

@@ -126,7 +126,7 @@ class Served:
         unknown = given.keys() - {channel.name for channel in self.manifest.observation}
         if unknown:
             known = ", ".join(channel.name for channel in self.manifest.observation)
-            message = f"there is no '{min(unknown)}' in the observation; there are: {known}"
+            message = f"there is no '{min(map(str, unknown))}' in the observation; there are: {known}"
             raise InvalidRequest(message, param="observation")
         return np.concatenate(parts)
 

@@ -108,7 +108,8 @@ class Talk:
             self._dialect.text = query.get("format") == "json"
         self.put(self.line.metadata())
         if query.get("consent") == "true":
-            self.line.begin({"consent": True, "simulated": query.get("simulated") == "true"})
+            polls = not isinstance(self._dialect, Native)
+            self.line.begin({"consent": True, "simulated": query.get("simulated") == "true", "polls": polls})
         self._socket.listen(self.hear)
 
     def hear(self, frame: Frame) -> None:

@@ -58,7 +58,10 @@ class Tools:
 
     async def run(self, name: str, arguments: Mapping[str, Any], by: Key, consent: bool) -> dict[str, Any]:
         schema = (await self.tool(name))["function"]["parameters"]
-        error = next(iter(Draft202012Validator(schema).iter_errors(dict(arguments))), None)
+        try:
+            error = next(iter(Draft202012Validator(schema).iter_errors(dict(arguments))), None)
+        except RecursionError:
+            raise InvalidRequest("the arguments are nested too deeply") from None
         if error is not None:
             where = ".".join(map(str, error.absolute_path))
             raise InvalidRequest(f"{where}: {error.message}" if where else error.message, param=where or None)

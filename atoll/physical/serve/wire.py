@@ -55,9 +55,12 @@ def array(value: Any, name: str) -> np.ndarray:
 def number(message: Mapping[str, Any], name: str, default: float | None = None) -> float:
     """A finite number. Raises InvalidRequest."""
     value = message.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequest(f"'{name}' must be a number", param=name)
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise InvalidRequest(f"'{name}' must be a number", param=name)
 
 
 def _from_bytes(value: Mapping[str, Any], name: str) -> np.ndarray:
@@ -67,9 +70,11 @@ def _from_bytes(value: Mapping[str, Any], name: str) -> np.ndarray:
     sizes = shape if isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS else [-1]
     if not all(type(size) is int and 0 <= size < 1 << 31 for size in sizes) or not isinstance(data, bytes):
         raise InvalidRequest(f"'{name}' must have a 'shape' of up to {MAX_DIMENSIONS} sizes and 'data'", param=name)
-    if len(data) != math.prod(sizes) * dtype.itemsize:
-        raise InvalidRequest(f"'{name}' has {len(data)} bytes, which is not {sizes} of {dtype.str}", param=name)
-    return np.frombuffer(data, dtype).reshape(sizes)
+    try:
+        return np.frombuffer(data, dtype).reshape(sizes)
+    except ValueError:
+        told = f"'{name}' has {len(data)} bytes, which is not {sizes} of {dtype.str}"
+        raise InvalidRequest(told, param=name) from None
 
 
 def _array(value: Any) -> Any:

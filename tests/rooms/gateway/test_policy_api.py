@@ -164,3 +164,14 @@ async def test_the_audit_lists_what_broke_its_rule(tmp_path: Path, monkeypatch: 
         assert (first["rows"], first["violations"]) == (2, 1)
         rest = (await client.get("/atoll/v1/audit", params=first["next"])).json()
         assert (rest["rows"], rest["judged"], rest["violations"], rest["next"]) == (1, 0, 0, None)
+
+
+async def test_a_body_in_pieces_is_read_no_further_than_its_limit(tmp_path: Path):
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * 65536
+
+    async with cloud(tmp_path) as (_, client):
+        told = await client.post("/atoll/v1/keys", content=pieces())
+        assert told.status_code == 400
+        assert "at most 1048576 bytes" in told.json()["error"]["message"]

@@ -6,14 +6,18 @@ import io
 import socket
 import sys
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import job_fakes
 import pytest
 from job_support import open_desk, settle
 
-from atoll.core.errors import NotInstalled, SetupError
-from atoll.core.runs import Order, Step
+from atoll.core.errors import AtollError, NotInstalled, SetupError
+from atoll.core.runs import Cancelled, Order, Step
+from atoll.jobs import cluster
 from atoll.jobs.cluster import Cluster, Desk, pack, unpack
 from atoll.jobs.figures import figures
 from atoll.jobs.steps import Job
@@ -54,6 +58,74 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "ray", None)
     with figures(tmp_path / "f", lambda: False) as report, pytest.raises(NotInstalled, match=r"atoll\[ray\]"):
         Cluster("local", job_fakes.MODULE).run(job(tmp_path), report)
+
+
+class Ray(SimpleNamespace):
+    """As much of Ray as a step needs. Calls are done at once, those of a full cluster never; `fails` is what `get`
+    raises."""
+
+    class RayError(Exception):
+        pass
+
+    class RayActorError(RayError):
+        pass
+
+    class RayTaskError(RayError):
+        pass
+
+    def __init__(self, full: bool = False, fails: Exception | None = None) -> None:
+        super().__init__(exceptions=Ray, full=full, fails=fails, killed=0)
+
+    def remote(self, made: Any) -> Any:
+        def call(method: str) -> Any:
+            return SimpleNamespace(remote=lambda *given: lambda: getattr(desk, method)(*given))
+
+        desk = made()
+        actor = SimpleNamespace(work=call("work"), last=call("last"))
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: actor))
+
+    def wait(self, calls: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return ([], calls) if self.full else (calls, [])
+
+    def get(self, call: Any) -> Any:
+        if self.fails:
+            raise self.fails
+        return call()
+
+    def kill(self, actor: Any) -> None:
+        self.killed += 1
+
+
+def run_on(ray: Ray, out: Path, monkeypatch: pytest.MonkeyPatch, cancelled: bool = False) -> Path:
+    """The step's figures; `out` is made."""
+    monkeypatch.setattr(Cluster, "_connected", lambda _: nullcontext(ray))
+    told = out.with_suffix(".jsonl")
+    with figures(told, lambda: cancelled) as report:
+        Cluster("ray://head:10001", job_fakes.MODULE).run(job(out), report)
+    return told
+
+
+def test_a_step_that_waits_for_the_cluster_says_so_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "QUIET_S", 0.0)
+    with pytest.raises(Cancelled):
+        run_on(Ray(full=True), tmp_path / "out", monkeypatch, cancelled=True)
+    monkeypatch.setattr(cluster, "PLACE_S", 0.05)
+    ray = Ray(full=True)
+    with pytest.raises(SetupError, match="'ray://head:10001' had no free CPU"):
+        run_on(ray, tmp_path / "out", monkeypatch)
+    assert ray.killed == 1
+    assert "waits_for_cluster_s" in (tmp_path / "out.jsonl").read_text()
+    run_on(Ray(), tmp_path / "out", monkeypatch)
+    assert (tmp_path / "out/numbers.txt").exists()
+
+
+def test_what_the_cluster_fails_with_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AtollError, match="the cluster lost this step 3 times: RayActorError"):
+        run_on(Ray(fails=Ray.RayActorError()), tmp_path / "out", monkeypatch)
+    with pytest.raises(AtollError, match=r"the cluster failed at this step: out of memory$"):
+        run_on(Ray(fails=Ray.RayError("out of memory\nand more")), tmp_path / "out", monkeypatch)
 
 
 def test_a_cluster_that_is_not_there_fails_the_run_at_once(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Other protocols in front of the same sessions, so that limits, watchdog, stop and audit are the same: `openpi` is a
-dialect of the WebSocket; `groot` (ZeroMQ) and `lerobot` (gRPC) are bridges, processes that speak as `client` does."""
+dialect of the WebSocket; `groot` (ZeroMQ) and `lerobot` (gRPC) are bridges, processes that speak as `client` does.
+
+In all three a client hears nothing but answers, so they begin as ones that poll: a stop is in the next answer."""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ the service says of `kill` is not offered.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from atoll.core.errors import AtollError, InvalidRequest, NotInstalled, SetupErr
 from atoll.physical.serve.adapters import observation_of
 from atoll.physical.serve.adapters.bridge import Cloud, channels_of
 from atoll.physical.serve.wire import array, msgpack
+
+log = logging.getLogger("atoll.physical")
 
 NPY, MODALITY = "__ndarray_class__", "__ModalityConfig_class__"
 MAX_MESSAGE = 64 << 20
@@ -49,24 +53,29 @@ async def answer(cloud: Cloud, request: bytes) -> bytes:
     form = Form()
     try:
         told = form.decode(request)
-        endpoint = told.get("endpoint", "get_action")
-        if endpoint not in ENDPOINTS:
+        endpoint, data = told.get("endpoint", "get_action"), told.get("data") or {}
+        if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
             raise Unsupported(f"there is no endpoint '{endpoint}'; there are: {', '.join(ENDPOINTS)}")
-        reply = await ENDPOINTS[endpoint](cloud, told.get("api_token"), told.get("data") or {}, form)
+        if not isinstance(data, Mapping):
+            raise InvalidRequest("'data' must be a map", param="data")
+        reply = await ENDPOINTS[endpoint](cloud, told.get("api_token"), data, form)
     except AtollError as error:
         reply = {"error": f"{error.code}: {error.message}"}
+    except Exception:
+        log.exception("a request of GR00T's protocol failed")
+        reply = {"error": "internal_error: the bridge's log says more"}
     return form.encode(reply)
 
 
-async def _ping(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
+async def _ping(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
     return {"status": "ok", "message": "Server is running"}
 
 
-async def _get_action(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
+async def _get_action(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
     nested = "observation" in data
     given = data["observation"] if nested else data
-    if not isinstance(given, Mapping):
-        raise InvalidRequest("'observation' must be a map", param="observation")
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise InvalidRequest("'observation' must be a map by name", param="observation")
     robot = await cloud.robot(key)
     flat = _now(given)
     stamp = flat.pop("timestamp", None)
@@ -79,22 +88,23 @@ async def _get_action(cloud: Cloud, key: str | None, data: Any, form: Form) -> A
     return [{name: part[None] for name, part in parts.items()}, info]
 
 
-async def _reset(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
+async def _reset(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
     """A new session: what was commanded before is forgotten, limits begin from where the robot is measured."""
     await cloud.leave(key)
     await cloud.robot(key)
     return {}
 
 
-async def _get_modality_config(cloud: Cloud, key: str | None, data: Any, form: Form) -> Any:
-    manifest = (await cloud.robot(key)).metadata["manifest"]
+async def _get_modality_config(cloud: Cloud, key: Any, data: Mapping[str, Any], form: Form) -> Any:
+    metadata = (await cloud.robot(key)).metadata
+    manifest = metadata["manifest"]
     names = {
         "state": [channel["name"] for channel in manifest["observation"]],
         "video": [image["name"] for image in manifest["images"]],
         "action": [channel["name"] for channel in manifest["action"]],
         "language": [],
     }
-    steps = {"action": list(range(manifest["chunk"]))}
+    steps = {"action": list(range(metadata["polled"]))}
     return {kind: form.modality(steps.get(kind, [0]), keys) for kind, keys in names.items() if keys}
 
 
@@ -174,7 +184,10 @@ def _npy(data: bytes) -> Any:
     """An array from a `.npy` file; a list of words where it is of words. Raises ValueError."""
     file = io.BytesIO(data)
     read = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}[npy.read_magic(file)[0]]
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except (SyntaxError, TokenError, MemoryError):
+        raise ValueError("the header of an array is no header") from None
     rest = data[file.tell() :]
     if dtype.kind == "U":
         return np.frombuffer(rest, dtype).tolist()

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from atoll.core.errors import AtollError, InvalidRequest, NotInstalled, SetupError, Unauthenticated
-from atoll.physical.serve.adapters import observation_of
+from atoll.physical.serve.adapters import WHOLE, observation_of
 from atoll.physical.serve.adapters.bridge import Cloud
 from atoll.physical.serve.adapters.pickles import Name, Record, read, write
+from atoll.physical.serve.wire import number
 
 SERVICE = "transport.AsyncInference"
 PATIENCE_S = 2.0
@@ -53,35 +54,37 @@ class Bridge:
         self.clients: dict[str, Client] = {}
 
     async def ready(self, request: bytes, context: Any) -> bytes:
-        self._only(context)
         await self.cloud.leave(_key(context))
-        self.clients[context.peer()] = Client()
-        await self.cloud.robot(_key(context))
+        self.clients.pop(context.peer(), None)
+        await self._client(context)
         return b""
 
     async def send_policy_instructions(self, request: bytes, context: Any) -> bytes:
-        client, told = self._only(context), read(_field(request, 1))
+        client, told = await self._client(context), read(_field(request, 1))
         state = told.state if isinstance(told, Record) else {}
         features = state.get("lerobot_features")
         if not isinstance(features, Mapping) or not isinstance(features.get(STATE), Mapping):
             raise InvalidRequest(f"the instructions have no feature '{STATE}'", param="lerobot_features")
-        client.names = tuple(map(str, features[STATE].get("names") or ()))
+        names = features[STATE].get("names") or ()
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise InvalidRequest(f"the 'names' of '{STATE}' must be a list of words", param="names")
+        client.count = _whole(state, "actions_per_chunk", 0)
+        client.names = tuple(names)
         client.pictures = tuple(n.removeprefix(PICTURES) for n in map(str, features) if n.startswith(PICTURES))
-        client.count = int(state.get("actions_per_chunk") or 0)
         return b""
 
     async def send_observations(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        client, parts, size = self._only(context), [], 0
+        client, data = await self._client(context), bytearray()
         async for request in requests:
-            kind, data = _varint_field(request, 1), _field(request, 2)
-            parts, size = ([], 0) if kind == BEGIN else (parts, size)
-            parts.append(data)
-            size += len(data)
-            if size > MAX_OBSERVATION:
+            kind = _varint_field(request, 1)
+            if kind == BEGIN:
+                data.clear()
+            data += _field(request, 2)
+            if len(data) > MAX_OBSERVATION:
                 raise InvalidRequest(f"an observation is at most {MAX_OBSERVATION} bytes")
             if kind == END:
                 break
-        told = read(b"".join(parts))
+        told = read(bytes(data))
         if not isinstance(told, Record) or told.made_by.name != "TimedObservation":
             raise InvalidRequest("a TimedObservation was expected")
         client.seen = told
@@ -90,7 +93,7 @@ class Bridge:
 
     async def get_actions(self, request: bytes, context: Any) -> bytes:
         """Empty where no new observation comes in two seconds; the client then asks again."""
-        client = self._only(context)
+        client = await self._client(context)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await client.arrived.wait()
@@ -102,7 +105,7 @@ class Bridge:
             return b""
         robot = await self.cloud.robot(_key(context))
         flat = self._flat(client, seen.state.get("observation"))
-        at, step = float(seen.state["timestamp"]), int(seen.state["timestep"]) + client.moved
+        at, step = number(seen.state, "timestamp"), _whole(seen.state, "timestep") + client.moved
         robot, told = await self.cloud.act(_key(context), observation_of(robot.metadata["manifest"], flat), at)
         client.moved = True
         kind = Name(seen.made_by.module, "TimedAction")
@@ -117,18 +120,23 @@ class Bridge:
         missing = [name for name in (*client.names, *client.pictures) if name not in observation]
         if missing:
             raise InvalidRequest(f"the observation lacks '{missing[0]}'", param=missing[0])
-        numbers = [observation[name] for name in client.names]
-        if not all(isinstance(value, int | float) for value in numbers):
-            raise InvalidRequest("the observation's state must be numbers", param=STATE)
-        return {"state": np.array(numbers, np.float32), **{name: observation[name] for name in client.pictures}}
+        pictures = {name: observation[name] for name in client.pictures}
+        for name, value in pictures.items():
+            if not isinstance(value, np.ndarray):
+                raise InvalidRequest(f"'{name}' must be a numpy array", param=name)
+        numbers = [number(observation, name) for name in client.names]
+        return {WHOLE: np.array(numbers, np.float32), **pictures}
 
-    def _only(self, context: Any) -> Client:
-        """Raises Unauthenticated before anything that was sent is looked at."""
+    async def _client(self, context: Any) -> Client:
+        """Raises Unauthenticated, or EngineFailed where the cloud refuses the key, before anything that was sent is
+        looked at."""
         if not (_key(context) or self.cloud.key):
             raise Unauthenticated("no API key: send 'authorization' metadata, or give the bridge one")
+        await self.cloud.robot(_key(context))
+        client = self.clients[context.peer()] = self.clients.pop(context.peer(), None) or Client()
         while len(self.clients) > MAX_CLIENTS:
             del self.clients[next(iter(self.clients))]
-        return self.clients.setdefault(context.peer(), Client())
+        return client
 
 
 async def serve(cloud: Cloud, host: str, port: int) -> None:
@@ -160,6 +168,7 @@ def _told(grpc: Any, method: Any) -> Any:
     """Our errors as gRPC's."""
     codes = {401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED}
     codes |= {400: grpc.StatusCode.INVALID_ARGUMENT, 503: grpc.StatusCode.RESOURCE_EXHAUSTED}
+    codes |= {502: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED}
 
     async def handle(request: Any, context: Any) -> Any:
         try:
@@ -168,6 +177,13 @@ def _told(grpc: Any, method: Any) -> Any:
             await context.abort(codes.get(error.status, grpc.StatusCode.INTERNAL), f"{error.code}: {error.message}")
 
     return handle
+
+
+def _whole(state: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = state.get(name, default)
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise InvalidRequest(f"'{name}' must be a whole number, 0 or more", param=name)
+    return value
 
 
 def _key(context: Any) -> str | None:

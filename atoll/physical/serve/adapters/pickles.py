@@ -162,7 +162,7 @@ def _map_since_mark(stack: Stack) -> None:
 
 def _name(stack: Stack) -> None:
     module, name = _pop(stack, 2)
-    stack.append(Name(str(module), str(name)))
+    stack.append(Name(_word(module), _word(name)))
 
 
 def _make(stack: Stack) -> None:
@@ -209,7 +209,7 @@ def _made(named: Name, arguments: tuple[Any, ...]) -> Any:
     module = named.module.replace("numpy._core", "numpy.core")
     match (module, named.name):
         case ("_codecs", "encode") if arguments[1] == "latin1":
-            return str(arguments[0]).encode("latin1")
+            return _word(arguments[0]).encode("latin1")
         case ("__builtin__", "bytes") if not arguments:
             return b""
         case ("numpy.core.multiarray", "_reconstruct"):
@@ -217,15 +217,23 @@ def _made(named: Name, arguments: tuple[Any, ...]) -> Any:
         case ("numpy", "dtype"):
             return Blank(_dtype(arguments[0]))
         case ("numpy.core.multiarray", "scalar"):
-            return np.frombuffer(arguments[1], _plain(arguments[0]))[0].item()
+            return _array(arguments[1], arguments[0], (1,), False)[0].item()
         case ("numpy.core.numeric", "_frombuffer"):
             data, dtype, shape, order = arguments
-            return _array(data, _plain(dtype), shape, order == "F")
+            return _array(data, dtype, shape, order == "F")
     return Record(named, arguments)
 
 
-def _dtype(name: Any) -> np.dtype:
-    dtype = DTYPES.get(f"|{name}") or DTYPES.get(f"<{name}") or DTYPES.get(str(name))
+def _word(value: Any) -> str:
+    """Lists that hold each other many times are never written out as text."""
+    if not isinstance(value, str):
+        raise ValueError(f"a word was expected, not a {type(value).__name__}")
+    return value
+
+
+def _dtype(given: Any) -> np.dtype:
+    name = _word(given)
+    dtype = DTYPES.get(f"|{name}") or DTYPES.get(f"<{name}") or DTYPES.get(name)
     if dtype is None:
         raise ValueError(f"arrays are of {', '.join(DTYPES)}, not {name}")
     return dtype
@@ -238,13 +246,14 @@ def _fill(blank: Blank, state: tuple[Any, ...]) -> None:
             raise ValueError("numbers are little-endian")
         return
     _, shape, dtype, fortran, data = state
-    blank.value = _array(data, _plain(dtype), shape, fortran)
+    blank.value = _array(data, dtype, shape, fortran)
 
 
 def _array(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or not isinstance(data, bytes | bytearray):
+    made = dtype.value if isinstance(dtype, Blank) else None
+    if not isinstance(made, np.dtype) or not isinstance(data, bytes | bytearray):
         raise ValueError("an array is bytes of a dtype")
-    return np.frombuffer(bytes(data), dtype).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(bytes(data), made).reshape(shape, order="F" if fortran else "C")
 
 
 def _plain(value: Any, done: dict[int, Any] | None = None) -> Any:
