@@ -22,6 +22,9 @@ STAGES = {
     "serve": "Put a policy that passed the gate into service.",
 }
 
+LAST = {"incumbent": ("kind", "policy"), "dataset": ("stage", "synth"), "demonstrations": ("stage", "synth")}
+"""What 'last' means for roles that are not named like the kind they take."""
+
 
 def ordering(function: Callable[..., None]) -> Callable[..., None]:
     """Options of every command that orders a run."""
@@ -249,7 +252,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _resolve(works: Works, source: str, role: str = "") -> str:
     """The digest that `source` means: of an artifact by its beginning, of what a run made last, or of the last that was
-    made of the kind that `role` asks for."""
+    made that fits `role`."""
     from atoll.core.errors import NotFound
 
     if source.startswith("run_"):
@@ -260,8 +263,8 @@ def _resolve(works: Works, source: str, role: str = "") -> str:
     if len(source) == 64:
         return source
     rows = works.artifacts()["data"]
-    kind = "policy" if role == "incumbent" else role
-    found = [a["digest"] for a in rows if (a["kind"] == kind if source == "last" else a["digest"].startswith(source))]
+    column, value = LAST.get(role, ("kind", role))
+    found = [a["digest"] for a in rows if (a[column] == value if source == "last" else a["digest"].startswith(source))]
     if not found or (len(found) > 1 and source != "last"):
         raise NotFound(f"{len(found) or 'no'} artifacts are meant by '{source}'; see 'atoll artifacts list'")
     return found[0]
