@@ -120,8 +120,11 @@ def test_stages_tell_their_settings(tmp_path: Path) -> None:
 def test_pictures_are_taken_by_a_command(tmp_path: Path) -> None:
     taught = inside(tmp_path, "pictures", "--help")
     assert "--count" in taught and "atoll pictures --task" in taught and "atoll stages pictures" in taught
-    row = told(tmp_path, "pictures", "--count", "2", "--set", "width=64", "--set", "height=64")
+    small = ("--count", "2", "--set", "width=64", "--set", "height=64")
+    assert re.search(r"^pictures: pictures by (OpenGL, |ray casting)", atoll(tmp_path, "pictures", *small).stderr, re.M)
+    row = told(tmp_path, "pictures", *small)
     (step,) = row["steps"]
+    assert step["renderer"]
     assert row["state"] == "done" and step["kind"] == "dataset"
     made = told(tmp_path, "artifacts", "show", step["digest"])
     assert {"card.json", "coco/annotations.json"} <= made["files"].keys() and made["config"]["count"] == 2

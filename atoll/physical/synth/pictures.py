@@ -23,6 +23,7 @@ from atoll.core.runs import Reporter, Stage
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
 from atoll.physical.synth.annotate import Annotator, Object, objects_of, silhouette
+from atoll.physical.synth.live import drawn_by
 from atoll.physical.synth.looks import Amounts, Looks
 from atoll.physical.synth.render import Renderer, camera_id, camera_of, open_renderer
 from atoll.physical.synth.writers import WRITERS, Frame, Writer
@@ -65,6 +66,7 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     with Studio(config) as studio:
+        drawn_by(work, studio.renderer.engine)
         writers = [open_writer(name, work / name, studio.objects) for name in config.formats]
         seen: dict[str, int] = dict.fromkeys((thing.name for thing in studio.objects), 0)
         for frame in studio.frames():
@@ -81,7 +83,6 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
         (work / name).rename(out / name)
     (work / "card.json").write_text(json.dumps(card, indent=2))
     (work / "card.json").rename(out / "card.json")
-    shutil.rmtree(work)
 
 
 class Studio:
