@@ -170,6 +170,25 @@ def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in made} == {*WRITERS, "card.json"}
 
 
+def test_the_card_tells_all_of_the_pictures(tmp_path: Path) -> None:
+    config = Config(count=3, height=48, width=64, seed=7, formats=("coco", "mcap"))
+    run(config, {}, tmp_path, Quiet())
+    card = json.loads((tmp_path / "card.json").read_text())
+    with Studio(config) as studio:
+        frames = list(studio.frames())
+    assert card["scene"] == "pick-place" and card["pictures"] == 3 and card["parents"] == {}
+    assert card["seeds"] == {"first": 7, "last": 9} and "Apache-2.0" in card["licence"]
+    assert {"atoll", "mujoco", "numpy", "scipy", "pillow", "mcap"} <= card["versions"].keys()
+    told, areas = card["statistics"], [a.area for f in frames for a in f.annotations if a.object.name == "block"]
+    assert told["objects"]["block"]["pictures"] == len(areas)
+    assert told["objects"]["block"]["area"] == {
+        "min": min(areas), "mean": round(float(np.mean(areas)), 4), "max": max(areas)
+    }  # fmt: skip
+    reds = np.stack([frame.picture.rgb[..., 0] for frame in frames])
+    assert told["colours"]["r"]["mean"] == round(float(reds.mean()), 4)
+    assert 0 < told["depth"]["min"] < told["objects"]["block"]["distance"]["mean"] < told["depth"]["max"]
+
+
 def test_looks_change_what_is_seen_and_nothing_else() -> None:
     plain = Config(count=1, looks=Amounts(0, 0, 0, 0, 0))
     with Studio(plain) as still, Studio(Config(count=1)) as varied:
