@@ -49,7 +49,7 @@ class Watch:
             print(terminal.printable(trouble), file=sys.stderr)
         self._trouble = trouble
         for step in data["steps"]:
-            if step["renderer"] and step["name"] not in self._renderers:
+            if step.get("renderer") and step["name"] not in self._renderers:
                 self._renderers.add(step["name"])
                 print(terminal.printable(f"{step['name']}: pictures by {step['renderer']}"), file=sys.stderr)
             if self._bars is not None:
