@@ -15,12 +15,34 @@ from atoll.cli.works import Works, working
 
 STAGES = {
     "sim": "Simulate: roll out a task, with a policy or at random, and film it.",
-    "synth": "Synthesise: demonstrations and annotated pictures of a task, as a data set.",
+    "synth": "Synthesise: demonstrations of a task, as a data set.",
+    "pictures": "Synthesise: pictures of a task's scene with masks, boxes, key points, poses and depth, to train "
+    "perception from.",
     "rl": "Learn a policy by reinforcement.",
     "imitate": "Learn a policy from a data set of demonstrations.",
     "validate": "Put a policy to the test; the gate decides whether it may be served.",
     "serve": "Put a policy that passed the gate into service.",
 }
+
+EXAMPLES = {
+    "sim": "atoll sim --task reach --from policy=last",
+    "synth": "atoll synth --task reach --set demonstrations=5 --set amplify_to=40",
+    "pictures": """atoll pictures --task pick-place --count 500 --set 'formats=["coco", "kitti"]'""",
+    "rl": "atoll rl --task inverted-pendulum --steps 60000",
+    "imitate": "atoll imitate --from dataset=last",
+    "validate": "atoll validate --from policy=last --set episodes=100",
+    "serve": "atoll serve --from policy=last --from report=last --set name=pole",
+}
+
+AMOUNTS = {
+    "rl": ("steps", "How long to learn."),
+    "imitate": ("steps", "How long to learn."),
+    "pictures": ("count", "How many pictures."),
+}
+"""How much of it: a setting that has an option of its own."""
+
+LAST = {"incumbent": ("kind", "policy"), "dataset": ("stage", "synth"), "demonstrations": ("stage", "synth")}
+"""What 'last' means for roles that are not named like the kind they take."""
 
 
 def ordering(function: Callable[..., None]) -> Callable[..., None]:
@@ -36,22 +58,24 @@ def ordering(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _stage_command(name: str, about: str) -> click.Command:
-    @click.command(name, help=f"{about}\n\n'atoll stages {name}' tells its settings.")
-    @click.option("--task", help="What is simulated: 'atoll stages sim' tells the default.")
-    @click.option("--steps", type=click.IntRange(1), help="How long to learn.")
+    @click.command(name, help=f"{about}\n\n\b\n  {EXAMPLES[name]}\n\n'atoll stages {name}' tells its settings.")
+    @click.option("--task", help=f"What is simulated: 'atoll stages {name}' tells the default.")
     @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the stage.")
     @click.option("--from", "sources", multiple=True, metavar="ROLE=SOURCE", help="Input: a digest, a run, or 'last'.")
     @ordering
     def command(
-        works: Works, as_json: bool, task: str | None, steps: int | None, settings: tuple[str, ...],
-        sources: tuple[str, ...], **how: Any,
+        works: Works, as_json: bool, task: str | None, settings: tuple[str, ...], sources: tuple[str, ...],
+        steps: int | None = None, count: int | None = None, **how: Any,
     ) -> None:  # fmt: skip
-        named = {"task": task, "steps": steps}
+        named = {"task": task, "steps": steps, "count": count}
         config = {**{k: v for k, v in named.items() if v is not None}, **dict(map(_setting, settings))}
         inputs = {role: _resolve(works, source, role) for role, source in map(_pair, sources)}
         step = {"name": name, "stage": name, "config": config, "inputs": inputs}
         _order(works, as_json, {"steps": [step]}, **how)
 
+    if name in AMOUNTS:
+        amount, meaning = AMOUNTS[name]
+        command.params.insert(1, click.Option([f"--{amount}"], type=click.IntRange(1), help=meaning))
     return looking(command) if name == "sim" else command
 
 
@@ -249,7 +273,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _resolve(works: Works, source: str, role: str = "") -> str:
     """The digest that `source` means: of an artifact by its beginning, of what a run made last, or of the last that was
-    made of the kind that `role` asks for."""
+    made that fits `role`."""
     from atoll.core.errors import NotFound
 
     if source.startswith("run_"):
@@ -260,8 +284,8 @@ def _resolve(works: Works, source: str, role: str = "") -> str:
     if len(source) == 64:
         return source
     rows = works.artifacts()["data"]
-    kind = "policy" if role == "incumbent" else role
-    found = [a["digest"] for a in rows if (a["kind"] == kind if source == "last" else a["digest"].startswith(source))]
+    column, value = LAST.get(role, ("kind", role))
+    found = [a["digest"] for a in rows if (a[column] == value if source == "last" else a["digest"].startswith(source))]
     if not found or (len(found) > 1 and source != "last"):
         raise NotFound(f"{len(found) or 'no'} artifacts are meant by '{source}'; see 'atoll artifacts list'")
     return found[0]

@@ -20,6 +20,7 @@ class Watch:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._states: dict[str, str] = {}
+        self._renderers: set[str] = set()
         self._trouble = ""
 
     def __enter__(self) -> Watch:
@@ -48,6 +49,9 @@ class Watch:
             print(terminal.printable(trouble), file=sys.stderr)
         self._trouble = trouble
         for step in data["steps"]:
+            if step.get("renderer") and step["name"] not in self._renderers:
+                self._renderers.add(step["name"])
+                print(terminal.printable(f"{step['name']}: pictures by {step['renderer']}"), file=sys.stderr)
             if self._bars is not None:
                 self._bar(step)
             elif step["state"] != self._states.get(step["name"], "waiting"):

@@ -40,8 +40,9 @@ class Stage:
     """One kind of work. `run(config, inputs, out, report)` reads the folders `inputs` (by role), and writes what it
     makes into the folder `out`. Called again on an `out` that was left half done, it goes on where it stopped, and
     ends with the same files: it depends on nothing but `config` and `inputs`. What it keeps to go on lies in
-    `out/.work`, which is not part of the artifact; `out/.work/view.jpg`, if there is one, is shown live. `config` is a
-    frozen dataclass type whose fields all have defaults. Roles in `takes` that end with "?" are optional."""
+    `out/.work`, which is not part of the artifact; `out/.work/view.jpg`, if there is one, is shown live, and
+    `out/.work/renderer` names what draws. `config` is a frozen dataclass type whose fields all have defaults. Roles
+    in `takes` that end with "?" are optional."""
 
     name: str
     about: str

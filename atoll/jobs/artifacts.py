@@ -35,6 +35,8 @@ class Shelf:
     def seal(self, folder: Path, made: Artifact) -> Artifact:
         """Finish `folder`: `made` with its files and digest filled in. Raises InvalidRequest for a link in it."""
         shutil.rmtree(folder / WORK, ignore_errors=True)
+        for cut_short in folder.glob(f".{LABEL}.*"):
+            cut_short.unlink()
         files = {str(path.relative_to(folder)): _sha256(path) for path in _files(folder)}
         sealed = replace(made, files=files, digest=digest_of(files))
         write(folder / LABEL, asdict(sealed))
@@ -143,11 +145,15 @@ def discard(folder: Path) -> None:
 def write(path: Path, value: Any) -> None:
     """JSON that is there whole, or not at all."""
     made = path.with_name(f".{path.name}.{os.getpid()}")
-    with made.open("w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    made.rename(path)
+    try:
+        with made.open("w") as file:
+            json.dump(value, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        made.rename(path)
+    except OSError:
+        made.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path) -> Any:

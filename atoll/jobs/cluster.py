@@ -21,7 +21,7 @@ from typing import Any
 from atoll.core.errors import AtollError, NotInstalled, SetupError
 from atoll.core.runs import Reporter
 from atoll.jobs.artifacts import WORK
-from atoll.jobs.steps import Job, configure, load_named, plain, versions
+from atoll.jobs.steps import Job, configure, load_named, made_with, plain
 
 POLL_S = 0.3
 CONNECT_S = 10.0
@@ -133,7 +133,7 @@ class Desk:
             there = {role: unpack(packed, Path(folder) / "inputs" / role) for role, packed in inputs.items()}
             (out := Path(folder) / "out").mkdir()
             stage.run(configure(stage, settings), there, out, self)
-            return pack(out), versions()
+            return pack(out), made_with(out)
 
     def progress(self, done: float, total: float, **figures: float) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ from atoll.jobs.artifacts import LABEL, Corrupt, Shelf, label
 from atoll.jobs.durable import Home
 from atoll.jobs.figures import latest, read
 from atoll.jobs.process import Hand
-from atoll.jobs.steps import LoadStage, configure, from_json, schema, seeded, to_json
+from atoll.jobs.steps import LoadStage, configure, from_json, renderer, schema, seeded, to_json
 
 MAX_UNFINISHED = 100
 STATES: dict[str, State] = {
@@ -197,11 +197,12 @@ class Desk:
 
     def _step_row(self, id: str, step: Any) -> Row:
         folder = self._path(id, step.name)
-        row = {**asdict(step), "state": "waiting", "kind": None, "digest": None}
+        row = {**asdict(step), "state": "waiting", "kind": None, "digest": None, "renderer": renderer(folder)}
         if (folder / LABEL).exists():
             try:
                 artifact = label(folder)
                 row |= {"state": "done", "kind": artifact.kind, "digest": artifact.digest}
+                row["renderer"] = artifact.versions.get("renderer")
             except (Corrupt, NotFound):
                 row["state"] = "corrupt"
         last = latest(folder.with_suffix(".jsonl")) or {"at": None, "done": 0.0, "total": 0.0, "figures": {}}

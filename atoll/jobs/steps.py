@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from atoll.core.errors import InvalidRequest, SetupError
 from atoll.core.runs import Artifact, Order, Reporter, Stage, Step
-from atoll.jobs.artifacts import LABEL, Corrupt, Shelf, discard, verify
+from atoll.jobs.artifacts import LABEL, WORK, Corrupt, Shelf, discard, verify
 
 LoadStage = Callable[[str], Stage]
 VERSIONS = ("atoll", "mujoco", "numpy", "torch", "gymnasium", "pyarrow", "av", "safetensors")
@@ -43,7 +43,7 @@ class Bench:
 def here(job: Job, report: Reporter) -> Mapping[str, str]:
     """In this process."""
     job.stage.run(job.config, job.inputs, job.out, report)
-    return versions()
+    return made_with(job.out)
 
 
 def execute(bench: Bench, order: Order, index: int, report: Reporter) -> str:
@@ -112,6 +112,11 @@ def schema(stage: Stage) -> dict[str, Any]:
     return TypeAdapter(stage.config).json_schema()
 
 
+def made_with(out: Path) -> dict[str, str]:
+    """Versions, and what drew the pictures of the stage in `out`."""
+    return versions() | ({"renderer": engine} if (engine := renderer(out)) else {})
+
+
 def versions() -> dict[str, str]:
     """What this machine makes artifacts with."""
     found = {"python": platform.python_version()}
@@ -121,6 +126,14 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def renderer(out: Path) -> str | None:
+    """What draws the pictures of the stage at work in `out`, once it has told."""
+    try:
+        return (out / WORK / "renderer").read_text()
+    except FileNotFoundError:
+        return None
 
 
 def load_named(name: str) -> Any:

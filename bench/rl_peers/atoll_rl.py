@@ -1,4 +1,5 @@
-"""Atoll's own learner, as `atoll rl` runs it: the stage, its checkpoints and snapshots included."""
+"""Atoll's own learner, as `atoll rl` runs it: the stage, its checkpoints and snapshots included, but no videos, which
+no peer makes."""
 
 import contextlib
 import tempfile
@@ -43,7 +44,7 @@ def main() -> None:
     steps = asked["steps"] or preset.get("steps", stage.STEPS)
     config = stage.RlConfig(
         task=TASKS[asked["env"]], algorithm=algorithm, steps=steps, seed=asked["seed"],
-        snapshots=asked["every"], threads=asked["threads"], overrides=asked.get("overrides", {}),
+        snapshots=asked["every"], videos=0, threads=asked["threads"], overrides=asked.get("overrides", {}),
     )  # fmt: skip
     snapshots = Snapshots(asked)
     watch = Watch(asked, snapshots)

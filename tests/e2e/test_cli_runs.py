@@ -117,6 +117,19 @@ def test_stages_tell_their_settings(tmp_path: Path) -> None:
     assert json.loads(inside(tmp_path, "stages", "rl", "--json"))["config"]["properties"]["seed"]["default"] == 0
 
 
+def test_pictures_are_taken_by_a_command(tmp_path: Path) -> None:
+    taught = inside(tmp_path, "pictures", "--help")
+    assert "--count" in taught and "atoll pictures --task" in taught and "atoll stages pictures" in taught
+    small = ("--count", "2", "--set", "width=64", "--set", "height=64")
+    assert re.search(r"^pictures: pictures by (OpenGL, |ray casting)", atoll(tmp_path, "pictures", *small).stderr, re.M)
+    row = told(tmp_path, "pictures", *small)
+    (step,) = row["steps"]
+    assert step["renderer"]
+    assert row["state"] == "done" and step["kind"] == "dataset"
+    made = told(tmp_path, "artifacts", "show", step["digest"])
+    assert {"card.json", "coco/annotations.json"} <= made["files"].keys() and made["config"]["count"] == 2
+
+
 def test_mistakes_are_named(tmp_path: Path, cloud: Live) -> None:
     for data in (tmp_path, cloud.data):
         assert "no setting 'speed'" in inside(data, "rl", "--set", "speed=3", code=1)

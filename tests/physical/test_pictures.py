@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from mcap.reader import make_reader
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
+from rerun.chunk import RrdReader
 from scipy.spatial import ConvexHull
 
 from atoll.core.errors import InvalidRequest, NotFound
@@ -19,6 +23,7 @@ from atoll.physical.synth.annotate import Annotator, objects_of, silhouette
 from atoll.physical.synth.looks import Amounts
 from atoll.physical.synth.pictures import Config, Studio, run
 from atoll.physical.synth.render import FREE, camera_id, camera_of, open_renderer
+from atoll.physical.synth.writers import WRITERS
 from atoll.physical.synth.writers.coco import run_lengths
 
 SCENE = """
@@ -123,13 +128,65 @@ def test_formats_are_read_by_their_own_readers(tmp_path: Path) -> None:
     assert len(labels) == 15 and labels[0] == "block"
 
 
+@pytest.mark.filterwarnings("ignore:RRD file has no footer")
+def test_a_recording_is_read_by_reruns_own_reader(tmp_path: Path) -> None:
+    config = Config(count=3, formats=("rerun",), height=48, width=64)
+    run(config, {}, tmp_path, Quiet())
+    assert [path.name for path in (tmp_path / "rerun").iterdir()] == ["frames.rrd"]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for chunk in RrdReader(tmp_path / "rerun" / "frames.rrd").stream():
+        assert chunk.timeline_names == ["frame"]
+        rows.setdefault(chunk.entity_path, []).extend(chunk.to_record_batch().to_pylist())
+    with Studio(config) as studio:
+        frames = list(studio.frames())
+    for frame in frames:
+        pictures = {name: rows[f"/world/camera/image/{name}"][frame.number] for name in ("rgb", "depth", "boxes")}
+        assert all(row["frame"] == frame.number for row in pictures.values())
+        assert bytes(pictures["rgb"]["Image:buffer"][0]) == frame.picture.rgb.tobytes()
+        depth = np.frombuffer(bytes(pictures["depth"]["DepthImage:buffer"][0]), np.float32)
+        assert np.array_equal(depth, np.where(np.isfinite(frame.picture.depth), frame.picture.depth, 0).ravel())
+        assert pictures["boxes"]["Boxes2D:labels"] == [a.object.name for a in frame.annotations]
+        for a in frame.annotations:
+            poses = {row["frame"]: row for row in rows[f"/world/camera/{a.object.name}"]}
+            assert np.allclose(poses[frame.number]["Transform3D:translation"][0], a.position)
+
+
 def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
+    """In a process of its own too, where Rerun draws its chance anew."""
+
     def digests(folder: Path) -> dict[str, str]:
-        run(Config(count=3, height=64, width=64), {}, folder, Quiet())
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and ".work" not in p.parts)
         return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
-    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    code = (
+        "import sys; from pathlib import Path; from atoll.physical.synth.pictures import *\n"
+        "class Quiet: progress = lambda *told, **figures: None\n"
+        "run(Config(count=3, height=64, width=64, formats=tuple(WRITERS)), {}, Path(sys.argv[1]), Quiet())"
+    )
+    for name in "ab":
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, timeout=60)
+    made = digests(tmp_path / "a")
+    assert made == digests(tmp_path / "b")
+    assert {name.split("/")[0] for name in made} == {*WRITERS, "card.json"}
+
+
+def test_the_card_tells_all_of_the_pictures(tmp_path: Path) -> None:
+    config = Config(count=3, height=48, width=64, seed=7, formats=("coco", "mcap"))
+    run(config, {}, tmp_path, Quiet())
+    card = json.loads((tmp_path / "card.json").read_text())
+    with Studio(config) as studio:
+        frames = list(studio.frames())
+    assert card["scene"] == "pick-place" and card["pictures"] == 3 and card["parents"] == {}
+    assert card["seeds"] == {"first": 7, "last": 9} and "Apache-2.0" in card["licence"]
+    assert {"atoll", "mujoco", "numpy", "scipy", "pillow", "mcap"} <= card["versions"].keys()
+    told, areas = card["statistics"], [a.area for f in frames for a in f.annotations if a.object.name == "block"]
+    assert told["objects"]["block"]["pictures"] == len(areas)
+    assert told["objects"]["block"]["area"] == {
+        "min": min(areas), "mean": round(float(np.mean(areas)), 4), "max": max(areas)
+    }  # fmt: skip
+    reds = np.stack([frame.picture.rgb[..., 0] for frame in frames])
+    assert told["colours"]["r"]["mean"] == round(float(reds.mean()), 4)
+    assert 0 < told["depth"]["min"] < told["objects"]["block"]["distance"]["mean"] < told["depth"]["max"]
 
 
 def test_looks_change_what_is_seen_and_nothing_else() -> None:

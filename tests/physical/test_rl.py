@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ class Told:
 
 def small(algorithm: str = "ppo", **changes: object) -> stage.RlConfig:
     overrides = SMALL if algorithm == "ppo" else REPLAYED
-    told = {"steps": 1024, "seed": 3, "overrides": overrides, "snapshots": 2, "algorithm": algorithm}
+    told = {"steps": 1024, "seed": 3, "overrides": overrides, "snapshots": 2, "videos": 0, "algorithm": algorithm}
     return stage.RlConfig(**told | changes)
 
 
@@ -208,7 +209,7 @@ def test_half_cheetah_learns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_leaves_a_policy_that_fits_its_task_and_a_curve(tmp_path: Path) -> None:
     told = Told()
-    stage.run(small(), {}, tmp_path, told)
+    stage.run(small(videos=2), {}, tmp_path, told)
     policy = load_policy(tmp_path, Sim(load_task("half-cheetah")))
     assert policy.act(np.zeros((4, 17))).shape == (4, 1, 6)
     curve = json.loads((tmp_path / "curve.json").read_text())
@@ -217,7 +218,15 @@ def test_a_run_leaves_a_policy_that_fits_its_task_and_a_curve(tmp_path: Path) ->
     assert told.done[-1] == 1
     assert {"steps_per_second", "kl", "entropy", "value_loss"} <= told.figures[-1].keys()
     assert sorted(p.name for p in (tmp_path / ".work/policies").iterdir()) == ["0000000512", "0000001024"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".work", "curve.json", "policy.json", "weights.safetensors"]
+    made = [".work", "curve.json", "policy.json", "videos", "weights.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == made
+    videos = sorted((tmp_path / "videos").iterdir())
+    assert [video.name for video in videos] == ["0000000512-steps.mp4", "0000001024-steps.mp4"]
+    for video in videos:
+        with av.open(video) as file:
+            assert sum(1 for _ in file.decode(video=0)) == 60
+    assert videos[0].read_bytes() != videos[1].read_bytes()
+    assert (tmp_path / ".work" / "renderer").read_text()
 
 
 def test_the_result_depends_on_the_seed_and_not_on_the_threads(tmp_path: Path) -> None:
@@ -237,13 +246,13 @@ sys.path.insert(0, str(Path(sys.argv[1])))
 from test_rl import Told, small
 stage.CHECKPOINT_EVERY_S = 0.0
 print("ready", flush=True)
-stage.run(small(algorithm=sys.argv[3], steps=4096), {}, Path(sys.argv[2]), Told())
+stage.run(small(algorithm=sys.argv[3], steps=4096, videos=2), {}, Path(sys.argv[2]), Told())
 """
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "offpolicy"])
 def test_killed_at_any_moment_a_run_ends_with_the_same_files(algorithm: str, tmp_path: Path) -> None:
-    stage.run(small(algorithm=algorithm, steps=4096), {}, tmp_path / "whole", Told())
+    stage.run(small(algorithm=algorithm, steps=4096, videos=2), {}, tmp_path / "whole", Told())
     chance, kills = random.Random(0), 0
     for _ in range(40):
         argv = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path / "cut"), algorithm]
@@ -287,6 +296,16 @@ def test_a_folder_of_another_configuration_and_a_damaged_checkpoint_are_refused(
         stage.run(small(), {}, tmp_path, Told())
 
 
+def test_a_checkpoint_of_which_a_bit_has_turned_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "saved.npz"
+    checkpoint.save(path, {"weights": np.zeros(1000)})
+    data = bytearray(path.read_bytes())
+    for at in (len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(InvalidRequest, match=r"'saved\.npz' is damaged: its SHA-256 .* remove it to begin anew"):
+            checkpoint.load(path)
+
+
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
     state = {"a": {"b/c": np.arange(3)}, "list": [{"x": np.eye(2)}, 5, [np.zeros(1)]], "big": 2**100, "none": None}
     checkpoint.save(tmp_path / "saved.npz", state)
@@ -302,8 +321,10 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_never_unpickles(tmp_path: Path) -> None:
-    np.savez(tmp_path / "evil.npz", plain=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InvalidRequest, match="damaged"):
+    path = tmp_path / "evil.npz"
+    np.savez(path, plain=np.array([{"a": 1}], dtype=object))
+    path.write_bytes(checkpoint.sealed(path.read_bytes()))
+    with pytest.raises(InvalidRequest, match="damaged: Object arrays"):
         checkpoint.load(tmp_path / "evil.npz")
 
 

@@ -50,7 +50,7 @@ def test_episodes_steps_and_a_video(tmp_path: Path) -> None:
     out = run(tmp_path / "a")
     assert load_stage("sim") is STAGE
     assert sorted(digests(out)) == ["episodes.parquet", "rollout.json", "steps.parquet", "video.mp4"]
-    assert not list((out / ".work").iterdir())
+    assert [path.name for path in (out / ".work").iterdir()] == ["renderer"]
     episodes = pyarrow.parquet.read_table(out / "episodes.parquet").to_pydict()
     steps = pyarrow.parquet.read_table(out / "steps.parquet")
     assert episodes["seed"] == [0, 1, 2, 3, 4] and episodes["lengths"] == [50] * 5

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pxr import Usd, UsdGeom, UsdPhysics, UsdValidation
 
+from atoll.cli import main
 from atoll.core.errors import InvalidRequest
 from atoll.physical.sim import TASKS, load_task
 from atoll.physical.sim.model import compile_model
@@ -67,6 +70,30 @@ def test_every_task_is_accepted_and_stands_where_mujoco_has_it(name: str, tmp_pa
     assert checked(stage) == []
     same_poses(stage, model)
     assert (UsdGeom.GetStageMetersPerUnit(stage), UsdGeom.GetStageUpAxis(stage)) == (1.0, "Z")
+
+
+def test_the_command_writes_the_scene_of_a_task_or_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "hills.xml").write_text(EVERYTHING)
+    sources = {"pick-place": ("--task", "pick-place"), "hills": ("--model", str(tmp_path / "hills.xml"))}
+    for name, source in sources.items():
+        for suffix in ("usda", "usdc"):
+            path = tmp_path / f"{name}.{suffix}"
+            done = CliRunner().invoke(main, ["sim", *source, "--usd", str(path), "--json"])
+            assert json.loads(done.output) == {"scene": name, "usd": str(path)}
+            stage = Usd.Stage.Open(str(path))
+            assert checked(stage) == [] and stage.GetDefaultPrim().GetDisplayName() == name
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "said"),
+    [((), "a.usda", "needs either --task or --model"), (("--task", "reach"), "a.obj", "must end with one of .usda"),
+     (("--task", "reach"), "nowhere/../../a.usda", "cannot be written"), (("--task", "fly"), "a.usda", "fly")],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_told(source: tuple[str, ...], name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "nowhere").write_text("a file is no folder")
+    done = CliRunner().invoke(main, ["sim", *source, "--usd", str(tmp_path / name)])
+    assert done.exit_code == 1 and said in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["nowhere"]
 
 
 @pytest.mark.parametrize(("name", "rigid", "joints"), [("go1-velocity", 13, 12), ("ant", 13, 12), ("hopper", 4, 4)])

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from atoll.cli.physical import _resolve
 from atoll.core.errors import NotFound, NotInstalled
 from atoll.core.runs import check_order, order_of
 from atoll.jobs.steps import configure, schema, seeded
@@ -29,6 +30,20 @@ def test_a_stage_is_what_its_name_says(name: str) -> None:
     assert stage.name == name and stage.about
     assert schema(stage)["type"] == "object"
     configure(stage, {})
+
+
+class Made:
+    """Works in which every stage has made something, `pictures` last."""
+
+    def artifacts(self) -> dict[str, list[dict[str, str]]]:
+        made = [load_stage(name) for name in ("pictures", *(name for name in STAGES if name != "pictures"))]
+        return {"data": [{"digest": s.name, "kind": s.makes, "stage": s.name} for s in made]}
+
+
+@pytest.mark.parametrize(("stage", "role"), [(s, role) for s in STAGES for role in sorted(load_stage(s).roles)])
+def test_the_last_that_fits_is_found_for_every_role(stage: str, role: str) -> None:
+    fits = {"policy": "rl", "incumbent": "rl", "report": "validate", "dataset": "synth", "demonstrations": "synth"}
+    assert _resolve(Made(), "last", role) == fits[role]
 
 
 @pytest.mark.parametrize("name", RECIPES)

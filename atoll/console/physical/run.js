@@ -43,6 +43,7 @@ export function RunPanel({ id, run, others, onChange, onArtifact, onPromote }) {
     <ol class="chain">${row.steps.map((step) => html`<${Step} key=${step.name} step=${step} picked=${step === shown} onPick=${() => setPicked(step.name)} onArtifact=${onArtifact} />`)}</ol>
     ${running ? html`<${LiveView} key=${running.name} run=${id} step=${running.name} />` : null}
     <h3 class="section">${shown.name}</h3>
+    ${shown.renderer ? html`<p class="faint">Pictures by ${shown.renderer}</p>` : null}
     ${shown.kind === "report" && shown.digest ? html`<${Gate} digest=${shown.digest} onPromote=${onPromote} />` : null}
     <${Curves} key=${shown.name} step=${shown.name} runs=${[{ name: label(row), lines: run.lines[shown.name] ?? [] }, ...compared]} />
   </section>`;

@@ -1,7 +1,9 @@
-"""A learner's whole state in one file that appears at once: numpy's npz, with plain values as JSON; never pickle."""
+"""A learner's whole state in one file that appears at once: numpy's npz, with plain values as JSON; never pickle. The
+SHA-256 of all that is its end."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -28,7 +30,11 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     named = {str(i): array for i, array in enumerate(arrays)}
     np.savez(sink, **named, **{PLAIN: np.frombuffer(plain.encode(), np.uint8)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, sink.getvalue())
+    write(path, sealed(sink.getvalue()))
+
+
+def sealed(data: bytes) -> bytes:
+    return data + hashlib.sha256(data).digest()
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -36,7 +42,10 @@ def load(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
+        data = (told := path.read_bytes())[: -hashlib.sha256().digest_size]
+        if sealed(data) != told:
+            raise ValueError("its SHA-256 is not the one that it was written with")
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             plain = json.loads(file[PLAIN].tobytes())
             for i, (*folders, leaf) in enumerate(plain["places"]):
                 reduce(getitem, folders, plain["state"])[leaf] = file[str(i)]

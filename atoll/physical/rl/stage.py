@@ -1,7 +1,7 @@
 """The stage `rl`: a task in, a policy out.
 
-The folder it leaves holds the policy and `curve.json`. `.work` beside them, which is not part of the artifact, has the
-checkpoint and `policies/<steps>`, what had been learned by then: for videos of the policy while it learns.
+The folder it leaves holds the policy, `curve.json` and `videos/<steps>-steps.mp4`, what it did by then. `.work` beside
+them, which is not part of the artifact, has the checkpoint and `policies/<steps>`, what had been learned by then.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -23,6 +23,7 @@ from atoll.core.errors import Conflict, InvalidRequest
 from atoll.core.runs import Reporter, Stage
 from atoll.physical.policy import SPEC, save_policy, write
 from atoll.physical.rl import checkpoint
+from atoll.physical.rl.film import film
 from atoll.physical.rl.learner import Learner
 from atoll.physical.rl.presets import PRESETS, STEPS
 from atoll.physical.sim import load_task
@@ -38,8 +39,8 @@ CURVES = ("return", "success", "kl", "entropy", "value_loss", "loss")
 @dataclass(frozen=True, slots=True)
 class RlConfig:
     """`steps` of 0 are those of the task's preset. `overrides` replace fields of the preset, which is a PpoConfig or an
-    OffpolicyConfig. `snapshots` policies are kept while it learns. `threads` of 0 are all cores; they change no result.
-    """
+    OffpolicyConfig. While it learns, `snapshots` policies are kept and `videos` of it are taken, at equal parts of the
+    way. `threads` of 0 are all cores; they change no result."""
 
     task: str = "half-cheetah"
     algorithm: str = "ppo"
@@ -47,12 +48,13 @@ class RlConfig:
     seed: int = 0
     overrides: Mapping[str, Scalar | list[int]] = field(default_factory=dict)
     snapshots: int = 8
+    videos: int = 4
     threads: int = 0
 
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise InvalidRequest(f"'algorithm' must be one of {', '.join(ALGORITHMS)}", param="algorithm")
-        for name in ("steps", "seed", "snapshots", "threads"):
+        for name in ("steps", "seed", "snapshots", "videos", "threads"):
             if getattr(self, name) < 0:
                 raise InvalidRequest(f"'{name}' must not be negative", param=name)
 
@@ -69,7 +71,7 @@ def run(config: RlConfig, inputs: Mapping[str, Path], out: Path, report: Reporte
     if not (out / SPEC).exists():
         with threadpool_limits(1), ThreadPoolExecutor(1) as pool:
             learner, total = begin(config, work)
-            curve = _learn(learner, total, config, work, report, pool)
+            curve = _learn(learner, total, config, out, report, pool)
         write(out / "curve.json", json.dumps(curve).encode())
         save_policy(learner.policy(), out)
     for name in ("checkpoint.npz", "replay.f32"):
@@ -104,10 +106,11 @@ def settings_from(kind: type, values: Mapping[str, Any]) -> Any:
 
 
 def _learn(
-    learner: Learner, total: int, config: RlConfig, work: Path, report: Reporter, pool: ThreadPoolExecutor
+    learner: Learner, total: int, config: RlConfig, out: Path, report: Reporter, pool: ThreadPoolExecutor
 ) -> dict[str, list[float]]:
     """Returns the curve: figures by name, over `steps`."""
     told = json.loads(json.dumps(dataclasses.asdict(config) | {"threads": 0}))
+    work = out / ".work"
     path, curve = work / "checkpoint.npz", {name: [] for name in ("steps", *CURVES)}
     if (saved := checkpoint.load(path)) is not None:
         if saved["config"] != told:
@@ -124,16 +127,26 @@ def _learn(
                 curve[name].append(figures.get(name))
             clock.tell(learner.steps, figures)
             view.show(learner.sim)
-            _keep(learner, before, total, config.snapshots, work)
+            _keep(learner, before, total, config, out, clock.beat)
             if learner.overdue or clock.due(CHECKPOINT_EVERY_S):
                 checkpoint.save(path, {"config": told, "learner": learner.state(), "curve": curve})
     return {name: values for name, values in curve.items() if any(v is not None for v in values)}
 
 
-def _keep(learner: Learner, before: int, total: int, snapshots: int, work: Path) -> None:
-    """A snapshot where the iteration passed one of `snapshots` equal parts of the way."""
-    if snapshots and before * snapshots // total != min(learner.steps, total) * snapshots // total:
-        save_policy(learner.policy(), work / "policies" / f"{learner.steps:010d}")
+def _keep(
+    learner: Learner, before: int, total: int, config: RlConfig, out: Path, beat: Callable[[int], None]
+) -> None:
+    """A snapshot, and a video, where the iteration passed one of the equal parts of the way."""
+
+    def passed(parts: int) -> bool:
+        return before * parts // total != min(learner.steps, total) * parts // total
+
+    name, work = f"{learner.steps:010d}", out / ".work"
+    if passed(config.snapshots):
+        save_policy(learner.policy(), work / "policies" / name)
+    if passed(config.videos):
+        video = out / "videos" / f"{name}-steps.mp4"
+        film(learner.sim.task, learner.policy(), video, work, lambda: beat(learner.steps))
 
 
 class _Clock:

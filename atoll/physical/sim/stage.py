@@ -27,7 +27,7 @@ from atoll.physical.sim.rollout import Act, Episodes, acting, at_random, rollout
 from atoll.physical.sim.sim import Sim, Step
 from atoll.physical.sim.task import Array, Task
 from atoll.physical.synth.cameras import Cameras
-from atoll.physical.synth.live import View
+from atoll.physical.synth.live import View, drawn_by
 from atoll.physical.synth.render import camera_id, open_renderer
 from atoll.physical.synth.video import write_video
 
@@ -81,6 +81,7 @@ def run(config: SimConfig, inputs: Mapping[str, Path], out: Path, report: Report
             with View(work) as view:
                 beat = _Beat(report, config.episodes, view)
                 told["renderer"] = film(task, policy, config, out / "video.mp4", beat)
+            drawn_by(work, told["renderer"])
         told |= tables(list(parts.values()), config, out)
         write(out / "rollout.json", json.dumps(told, indent=1).encode() + b"\n")
     for part in parts.values():

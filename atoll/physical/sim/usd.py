@@ -9,6 +9,7 @@ Needs the extra `usd` (usd-core).
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ try:
 except ModuleNotFoundError:
     raise NotInstalled("'usd-core' is not installed; run: pip install 'atoll[usd]'") from None
 
+SUFFIXES = (".usda", ".usdc", ".usd")
 WIDE = 100.0
 """Half of the size of a plane that has no end, m."""
 AXES = ("X", "Y", "Z")
@@ -35,11 +37,21 @@ GEOMS = mujoco.mjtGeom
 
 
 def export(task: Task, path: Path) -> None:
-    """Write the task's scene to `path` (.usda, .usdc). Raises InvalidRequest for what UsdPhysics has no word for."""
-    model = compile_model(task.model(), task.name)
-    stage = build(model, task.name)
-    if not stage.GetRootLayer().Export(str(path)):
-        raise InvalidRequest(f"'{path.name}' cannot be written", param="path")
+    """Write the task's scene to `path` whole or not at all. Raises InvalidRequest for what UsdPhysics has no word for,
+    and for a path that cannot be written or that is of no such file."""
+    if path.suffix not in SUFFIXES:
+        raise InvalidRequest(f"'{path.name}' must end with one of {', '.join(SUFFIXES)}", param="usd")
+    stage, part = build(compile_model(task.model(), task.name), task.name), path.with_name(f".part-{path.name}")
+    try:
+        whole = stage.GetRootLayer().Export(str(part))
+        if whole:
+            part.replace(path)
+    except (Tf.ErrorException, OSError):
+        whole = False
+    if not whole:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise InvalidRequest(f"'{path}' cannot be written", param="usd")
 
 
 def build(model: mujoco.MjModel, name: str) -> Usd.Stage:

@@ -29,6 +29,11 @@ class Cameras:
         for renderer in self._renderers.values():
             renderer.close()
 
+    @property
+    def engine(self) -> str:
+        """What has drawn the pictures."""
+        return ", ".join(sorted({renderer.engine for renderer in self._renderers.values()}))
+
     def __call__(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Pictures by camera, (len(ids), h, w, 3) uint8, of the simulations `ids`."""
         seen = {image.name: np.empty((len(ids), image.height, image.width, 3), np.uint8) for image in self.images}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,14 @@ def card(folder: Path, task: str, made: Mapping[str, Any]) -> bytes:
             **made,
             "statistics": "meta/stats.json",
             "licence": LICENCE,
-            "versions": {"atoll": __version__, **{name: version(name) for name in LIBRARIES}},
+            "versions": versions(),
         }
     return json.dumps(told, indent=1).encode() + b"\n"
+
+
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    """Of Atoll and of the libraries that a data set is made with."""
+    return {"atoll": __version__, **{name: version(name) for name in (*LIBRARIES, *others)}}
 
 
 def parent(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from atoll.core.manifest import Image
+from atoll.physical.policy import write
 from atoll.physical.sim.sim import Sim
 from atoll.physical.synth.cameras import Cameras
 
@@ -18,6 +19,12 @@ SHARE = 0.02
 """Of the time, at most, goes into pictures."""
 SIZE = (360, 480)
 QUALITY = 80
+
+
+def drawn_by(work: Path, engine: str) -> None:
+    """Tell those who watch what draws the pictures."""
+    work.mkdir(parents=True, exist_ok=True)
+    write(work / "renderer", engine.encode())
 
 
 class View:

@@ -23,11 +23,16 @@ from atoll.core.runs import Reporter, Stage
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
 from atoll.physical.synth.annotate import Annotator, Object, objects_of, silhouette
+from atoll.physical.synth.card import CARD, LICENCE, versions
+from atoll.physical.synth.live import drawn_by
 from atoll.physical.synth.looks import Amounts, Looks
 from atoll.physical.synth.render import Renderer, camera_id, camera_of, open_renderer
+from atoll.physical.synth.tally import Tally
 from atoll.physical.synth.writers import WRITERS, Frame, Writer
 
 BATCH = 32
+LIBRARIES = {"mcap": "mcap", "rerun": "rerun-sdk"}
+"""Packages that formats are written by, where those are not our own."""
 HIDING = {"bop", "kitti"}
 """Formats that tell how much of an object is hidden, which takes a pass an object."""
 
@@ -65,23 +70,22 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     with Studio(config) as studio:
+        drawn_by(work, studio.renderer.engine)
         writers = [open_writer(name, work / name, studio.objects) for name in config.formats]
-        seen: dict[str, int] = dict.fromkeys((thing.name for thing in studio.objects), 0)
+        tally = Tally(thing.name for thing in studio.objects)
         for frame in studio.frames():
             for writer in writers:
                 writer.add(frame)
-            for annotation in frame.annotations:
-                seen[annotation.object.name] += 1
+            tally.add(frame)
             report.progress(frame.number + 1, config.count)
         for writer in writers:
             writer.close()
-        card = _card(config, studio, seen)
+        card = _card(config, studio, tally)
     for name in config.formats:
         shutil.rmtree(out / name, ignore_errors=True)
         (work / name).rename(out / name)
-    (work / "card.json").write_text(json.dumps(card, indent=2))
-    (work / "card.json").rename(out / "card.json")
-    shutil.rmtree(work)
+    (work / CARD).write_text(json.dumps(card, indent=2))
+    (work / CARD).rename(out / CARD)
 
 
 class Studio:
@@ -142,15 +146,20 @@ def open_writer(name: str, folder: Path, objects: tuple[Object, ...]) -> Writer:
         raise SetupError(f"format '{name}' needs '{error.name}'; run: pip install 'atoll[formats]'") from None
 
 
-def _card(config: Config, studio: Studio, seen: dict[str, int]) -> dict[str, Any]:
+def _card(config: Config, studio: Studio, tally: Tally) -> dict[str, Any]:
     return {
+        "task": config.task,
         "scene": config.task,
+        "about": studio.sim.task.about,
         "pictures": config.count,
-        "objects_seen": seen,
+        "formats": list(config.formats),
+        "seeds": {"first": config.seed, "last": config.seed + config.count - 1},
         "renderer": studio.renderer.engine,
-        "mujoco": mujoco.__version__,
+        "parents": {},
         "config": asdict(config),
-        "licence": "Apache-2.0; robots and meshes under the licences in their folders",
+        "statistics": tally.told(),
+        "licence": LICENCE,
+        "versions": versions(["pillow", *(LIBRARIES[name] for name in config.formats if name in LIBRARIES)]),
     }
 
 

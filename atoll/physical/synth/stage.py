@@ -22,7 +22,7 @@ from atoll.physical.synth.dataset import Dataset
 from atoll.physical.synth.episode import Episode
 from atoll.physical.synth.experts import Noise, expert
 from atoll.physical.synth.film import Film
-from atoll.physical.synth.live import View, camera_of_task
+from atoll.physical.synth.live import View, camera_of_task, drawn_by
 from atoll.physical.synth.looks import Amounts
 from atoll.physical.synth.record import Take, record
 from atoll.physical.synth.writers.lerobot import Format, Writer
@@ -99,6 +99,8 @@ def _make(config: Config, given: Path | None, out: Path, teller: _Teller) -> dic
     else:
         shown, actor, first = None, expert(sim, noise), config.seed
     with Film(sim.model, images, config.looks) as film:
+        if images:
+            drawn_by(out / ".work", film.engine)
         while writer.episodes < wanted:
             tried = writer.parts * sim.n
             _persevere(tried, sum(note["succeeded"] for note in writer.notes()), wanted)

@@ -23,7 +23,7 @@ from atoll.physical.sim.rollout import acting, rollout
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Task
 from atoll.physical.synth.cameras import Cameras
-from atoll.physical.synth.live import View, camera_of_task
+from atoll.physical.synth.live import View, camera_of_task, drawn_by
 from atoll.physical.synth.video import write_video
 from atoll.physical.validate.measure import Beat, Trial, ranked, run_trial, stressed, task_of, trials, variants
 from atoll.physical.validate.report import page
@@ -82,7 +82,6 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     _write(config, inputs, out, evidence, verdict, videos)
     for name in videos:
         (work / name).replace(out / name)
-    shutil.rmtree(work)
 
 
 def measure(config: Config, task: Task, policy: Policy, incumbent: Policy | None, beat: Beat) -> Evidence:
@@ -111,6 +110,7 @@ def film(config: Config, task: Task, policy: Policy, folder: Path) -> list[str]:
             act = acting(policy, sim, config.execute or (chunk + 1) // 2, look if policy.manifest.images else None)
             shot = lambda _, frames=frames, view=view: frames.extend(_frame(view, frames))  # noqa: E731
             done = rollout(sim, act, 1, seed=config.seed + k, each=shot)
+            drawn_by(folder, view.engine)
         won = trials(done, task, config.mark).successes
         name = f"episode-{k}-{'success' if won else 'failure'}.mp4"
         write_video(folder / name, frames, 1 / sim.dt)

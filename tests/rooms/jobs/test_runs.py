@@ -16,9 +16,9 @@ import pytest
 from job_support import chain, digests, open_desk, settle
 
 from atoll.core.errors import AtollError, Conflict, InvalidRequest, NotFound, Overloaded
-from atoll.core.runs import Order, Step
+from atoll.core.runs import Artifact, Order, Step
 from atoll.jobs import desk as desk_module
-from atoll.jobs.artifacts import Corrupt, verify
+from atoll.jobs.artifacts import Corrupt, Shelf, verify
 from atoll.jobs.desk import Cursor, Desk
 
 
@@ -94,6 +94,24 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, desk: Desk, s
     assert (row["state"], digests(row)) == ("done", whole), f"killed in {killed}"
     assert len(killed) >= 2
     assert not list((tmp_path / "runs" / id).rglob(".work"))
+
+
+def test_a_label_cut_short_is_no_part_of_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sealed(name: str, cut_short: str = "") -> Artifact:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "made.txt").write_text("made")
+        if cut_short:
+            (folder / cut_short).write_text("{")
+        return Shelf(tmp_path).seal(folder, Artifact("report", "", "trip", {}))
+
+    (tmp_path / "artifacts").mkdir()
+    whole = sealed("whole")
+    assert sealed("killed", ".artifact.json.4711").files == whole.files == verify(tmp_path / "runs" / "killed").files
+    monkeypatch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        sealed("full")
+    assert [path.name for path in (tmp_path / "runs" / "full").iterdir()] == ["made.txt"]
 
 
 def test_a_cancelled_run_stops_and_goes_on_where_it_was(shared: Desk) -> None:
