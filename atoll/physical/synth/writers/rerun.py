@@ -1,31 +1,15 @@
-"""Rerun's recordings (https://rerun.io): pictures, depth, boxes and poses to look at.
-
-The library gives rows and chunks names made of time and chance, and ends a file with an index in an order of chance. So
-that the same frames make the same file, they are counted here, and the index is left out. Readers do without it,
-if not in silence; `rerun rrd migrate` puts it back.
-"""
+"""Rerun's recordings (https://rerun.io): pictures, depth, boxes and poses to look at."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import pyarrow
 import rerun
-from rerun.chunk import Chunk, RrdReader
 
-from atoll.core.errors import SetupError
 from atoll.physical.synth.annotate import Object
 from atoll.physical.synth.writers import Frame
-
-NAMES = {"application_id": "atoll", "recording_id": "00000000-0000-0000-0000-000000000000"}
-ROW, CHUNK = "rerun.controls.RowId", b"rerun:id"
-FILE_HEADER, MESSAGE_HEADER = 12, 16
-END, STORE_INFO = 0, 1
-"""Kinds of messages. A message is its kind and its length, 8 bytes each, little-endian, and its content."""
 
 
 class Rerun:
@@ -33,11 +17,8 @@ class Rerun:
 
     def __init__(self, folder: Path, objects: Sequence[Object]):
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._logged = folder / "frames.rrd", folder / "frames.rrd.part"
-        one_row = rerun.ChunkBatcherConfig(flush_num_rows=1)
-        self._log = rerun.RecordingStream(**NAMES, send_properties=False, batcher_config=one_row)
-        self._log.set_log_time_enabled(False)
-        self._log.save(self._logged)
+        self._log = rerun.RecordingStream("atoll", recording_id="00000000-0000-0000-0000-000000000000")
+        self._log.save(folder / "frames.rrd")
 
     def add(self, frame: Frame) -> None:
         log, (height, width) = self._log, frame.picture.depth.shape
@@ -58,39 +39,3 @@ class Rerun:
 
     def close(self) -> None:
         self._log.disconnect()
-        numbers = itertools.count(1)
-        counted = RrdReader(self._logged).stream().map(lambda chunk: _named(chunk, next(numbers)))
-        counted.write_rrd(self._path, **NAMES)
-        with self._path.open("r+b") as file:
-            _settle(file)
-        self._logged.unlink()
-
-
-def _named(chunk: Chunk, number: int) -> Chunk:
-    """The chunk, of one row, named by its number."""
-    batch = chunk.to_record_batch()
-    place = batch.schema.get_field_index(ROW)
-    row = pyarrow.array([number.to_bytes(16, "big")], batch.schema.field(place).type)
-    named = batch.set_column(place, batch.schema.field(place), row)
-    named = named.replace_schema_metadata({**batch.schema.metadata, CHUNK: b"chunk_%032X" % number})
-    return Chunk.from_record_batch(named)[0]
-
-
-def _settle(file: BinaryIO) -> None:
-    """Set the time in the recording's first message, a protobuf that begins with a row id, to 0; cut off the index."""
-    at, size = FILE_HEADER, file.seek(0, 2)
-    while at < size:
-        file.seek(at)
-        kind, length = (int.from_bytes(file.read(8), "little") for _ in range(2))
-        if kind == STORE_INFO:
-            head = file.read(12)
-            if (head[:3], head[11:]) != (b"\x0a\x12\x09", b"\x11"):
-                raise SetupError(f"rerun-sdk {rerun.__version__} begins its files in a way that is not known here")
-            file.seek(at + MESSAGE_HEADER + 3)
-            file.write(bytes(8) + b"\x11" + bytes(8))
-        if kind == END:
-            file.seek(at)
-            file.write(bytes(MESSAGE_HEADER))
-            file.truncate()
-            return
-        at += MESSAGE_HEADER + length
