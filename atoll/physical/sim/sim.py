@@ -66,6 +66,7 @@ class Sim:
         self.elapsed = np.zeros(n, np.int64)
         self.command = np.zeros((n, task.command_size))
         self.memory: dict[str, Array] = {}
+        self._own: dict[str, Array] = {}
         self.all = np.arange(n)
         self.steps = self.broken = 0
         self.plan: list[list[int]] = [[] for _ in range(n)]
@@ -79,6 +80,13 @@ class Sim:
         """Values of every simulation, (n, ...): data (`xpos`) or model (`body_mass`; writing it is per simulation).
         What MuJoCo computes is zero until the next step where no term has asked for it before."""
         return self.physics.field(name)
+
+    def varied(self, name: str) -> Array:
+        """A field of MjModel for `Task.randomise` to change: each episode begins with the model's own values in it."""
+        if name not in self._own:
+            source = self.model.opt if name.startswith("opt.") else self.model
+            self._own[name] = getattr(source, name.removeprefix("opt.")).copy()
+        return self.field(name)
 
     def reset(self, seeds: Sequence[int | Sequence[int]] | None = None) -> Array:
         """Begin an episode in every simulation; returns the observations, (n, size). `seeds` has one seed for each
@@ -154,6 +162,8 @@ class Sim:
         self.physics.reset(ids)
         self.elapsed[ids] = 0
         self.action[ids] = 0
+        for field, own in self._own.items():
+            self.field(field)[ids] = own
         name = self.task.name
         for i in ids.tolist():
             if self.plan[i]:

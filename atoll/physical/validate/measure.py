@@ -73,7 +73,7 @@ def stressed(task: Task, level: float) -> Task:
         randomise.damping(*around(0.25)),
         randomise.actuator_gain(*around(0.1)),
     )
-    return replace(task, randomise=(*more, *task.randomise))
+    return replace(task, randomise=(*task.randomise, *more))
 
 
 def variants(task: Task) -> dict[str, Task]:
