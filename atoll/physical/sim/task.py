@@ -46,10 +46,10 @@ class Task:
     `reset` writes the state of one simulation, which has the model's defaults, with that simulation's own generator.
     `randomise` changes model fields of one simulation at each of its resets, `disturb` the state ahead of each step
     (pushes). `before` is called ahead of each step and keeps in `sim.memory` what terms compare with. `success` tells
-    which simulations have done what was asked, `command_size` values in `sim.command` say what is asked; `command`
-    draws them at a reset and may change them during an episode. `sensors` act on the observation after it is made
-    (noise, delay). With `contact_forces`, fields `cacc`, `cfrc_int` and `cfrc_ext` are computed by each step (MuJoCo
-    leaves them out), and are zero at a reset.
+    which simulations have done what was asked; the gate counts it where it lasts for `hold` steps in a row.
+    `command_size` values in `sim.command` say what is asked; `command` draws them at a reset and may change them during
+    an episode. `sensors` act on the observation after it is made (noise, delay). With `contact_forces`, fields `cacc`,
+    `cfrc_int` and `cfrc_ext` are computed by each step (MuJoCo leaves them out), and are zero at a reset.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Task:
     command_size: int = 0
     command: Callable[[Sim, Array], None] | None = None
     success: Term | None = None
+    hold: int = 1
     sensors: tuple[Sensor, ...] = ()
     channels: tuple[Channel, ...] = ()
     actions: tuple[Channel, ...] = ()

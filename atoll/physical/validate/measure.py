@@ -54,13 +54,14 @@ def _noisy(act: Act, sim: Sim, noise: float, seed: int) -> Act:
 
 
 def trials(episodes: Episodes, task: Task, mark: float | None) -> Trials:
-    done = episodes.successes if task.success and mark is None else episodes.returns >= (mark or 0.0)
+    """An episode counts where the task's success lasted as long as the task asks, or the return reached the mark."""
+    done = episodes.lasted if task.success and mark is None else episodes.returns >= (mark or 0.0)
     return Trials(int((done & ~episodes.broken).sum()), len(done))
 
 
 def stressed(task: Task, level: float) -> Task:
-    """The task with dynamics randomised around the model's: at level 1 masses, friction and damping by a quarter and
-    actuator gains by a tenth either way, at other levels in proportion."""
+    """The task with dynamics randomised on top of what it randomises itself: at level 1 masses, friction and damping by
+    a quarter and actuator gains by a tenth either way, at other levels in proportion."""
     if not level:
         return task
 

@@ -32,6 +32,8 @@ SPEED = np.array([*PANDA_VELOCITY, 0.1])
 LOW = np.array([-0.8, -1.0, -0.8, -3.05, -0.6, 1.3, -1.6, 0.0], np.float32)
 HIGH = np.array([0.8, 1.0, 0.8, -1.1, 0.6, 3.5, 2.85, GRIPPER_WIDTH], np.float32)
 """Actions, rad and m: what the table needs, within what the arm can do."""
+HOLD = 10
+"""Steps, half a second, for which a success must last to be none in passing."""
 
 JOINTS = Channel("joint_position", 7, "rad", -2.9, 3.8)
 SPEEDS = Channel("joint_velocity", 7, "rad/s", -2.7, 2.7)
@@ -190,5 +192,5 @@ ARM_OBSERVATIONS = {
 }
 BLOCK_OBSERVATIONS = {"object_position": block, "object_rotation": block_rotation}
 table_task = partial(
-    Task, act=act, action_low=LOW, action_high=HIGH, actions=ACTIONS, frame_skip=SUBSTEPS, camera="front"
+    Task, act=act, action_low=LOW, action_high=HIGH, actions=ACTIONS, frame_skip=SUBSTEPS, camera="front", hold=HOLD
 )
