@@ -152,6 +152,13 @@ def check_fit(manifest: Manifest, sim: Sim) -> None:
                 )
 
 
+def check_rate(manifest: Manifest, sim: Sim) -> None:
+    """Raise InvalidRequest where a policy's actions are not as long as the environment's steps."""
+    if abs(manifest.rate_hz * sim.dt - 1) > 1e-6:
+        told = f"the policy acts at {manifest.rate_hz:g} Hz, but '{sim.task.name}' steps at {1 / sim.dt:g} Hz"
+        raise InvalidRequest(told, param="rate_hz")
+
+
 def save_policy(policy: Policy, folder: Path) -> Manifest:
     """Write the policy into `folder`, `policy.json` last; returns the manifest with the files' digests.
 
@@ -172,6 +179,7 @@ def load_policy(folder: Path, sim: Sim | None = None) -> Policy:
     manifest = load_manifest(folder)
     if sim is not None:
         check_fit(manifest, sim)
+        check_rate(manifest, sim)
     data = b""
     for name, digest in manifest.files.items():
         if Path(name).name != name or not (folder / name).is_file():

@@ -13,7 +13,7 @@ import pytest
 
 from atoll.core.errors import InvalidRequest, NotFound, SetupError
 from atoll.core.manifest import Channel, Manifest
-from atoll.physical.policy import MlpPolicy, load_policy, save_policy, spec
+from atoll.physical.policy import MlpPolicy, check_rate, load_policy, save_policy, spec
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
 
@@ -99,6 +99,14 @@ def test_weights_that_do_not_fit_the_spec_are_refused_by_name(saved: Path) -> No
 def test_a_policy_of_another_environment_is_refused_by_channel(saved: Path) -> None:
     with pytest.raises(InvalidRequest, match="'qpos' of 2 where 'half-cheetah' has 'qpos' of 8"):
         load_policy(saved, Sim(load_task("half-cheetah")))
+
+
+def test_a_policy_of_another_rate_is_refused() -> None:
+    sim = Sim(load_task("half-cheetah"))
+    check_rate(MANIFEST, sim)
+    with pytest.raises(InvalidRequest, match="acts at 10 Hz, but 'half-cheetah' steps at 20 Hz") as caught:
+        check_rate(dataclasses.replace(MANIFEST, rate_hz=10), sim)
+    assert caught.value.param == "rate_hz"
 
 
 def test_a_task_tells_its_spec() -> None:
