@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,10 +13,12 @@ import pytest
 
 from atoll.core.errors import InvalidRequest
 from atoll.core.manifest import Manifest
-from atoll.physical.policy import MlpPolicy, limits, save_policy, spec
+from atoll.physical.policy import MlpPolicy, limits, load_policy, save_policy, spec
 from atoll.physical.serve.record import check_gate, fingerprint
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.task import Task
+from atoll.physical.validate import stage
 from atoll.physical.validate.stage import Config, run
 
 SMALL = Config(episodes=20, part=5, stress=(0.5,), cheap=5, noises=(), mark=200.0, videos=1)
@@ -92,6 +95,45 @@ def test_the_same_policy_gets_the_same_report(good: Path, tmp_path: Path) -> Non
 def test_a_task_without_success_needs_a_mark(good: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="set 'mark'"):
         judge(good, tmp_path / "report", Config())
+
+
+def test_a_policy_of_another_rate_is_not_judged(good: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    policy = load_policy(good)
+    save_policy(MlpPolicy(replace(policy.manifest, rate_hz=10.0), policy.weights()), slow)
+    with pytest.raises(InvalidRequest, match="acts at 10 Hz"):
+        judge(slow, tmp_path / "report")
+    with pytest.raises(InvalidRequest, match="acts at 10 Hz"):
+        judge(good, tmp_path / "again", incumbent=slow)
+
+
+def test_physics_that_breaks_under_stress_is_told_and_decided_on(good: Path, tmp_path: Path, monkeypatch) -> None:
+    """Every simulation begins faster than numbers can tell."""
+
+    def wild(task: Task, level: float) -> Task:
+        def fling(sim: Sim, i: int, rng: np.random.Generator) -> None:
+            task.reset(sim, i, rng)
+            sim.qvel[i] = 1e12
+
+        return replace(task, reset=fling)
+
+    monkeypatch.setattr(stage, "stressed", wild)
+    told = judge(good, tmp_path / "report")
+    assert told["decision"] == "fail"
+    assert told["broken"] == {**dict.fromkeys(told["broken"], 0), "stress 0.5": 5}
+    assert told["evidence"]["stress"]["0.5"]["successes"] == 0
+    assert "5 (stress 0.5)" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_filming_can_be_cancelled(good: Path, tmp_path: Path, monkeypatch) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def cancel(sim: Sim) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        stage.film(SMALL, load_task("inverted-pendulum"), load_policy(good), tmp_path, cancel)
 
 
 @pytest.mark.parametrize("change", [{"episodes": 1}, {"stress": (99.0,)}, {"noises": (-1.0,)}, {"videos": 21}])

@@ -40,7 +40,7 @@ class Sim:
     with `seed` + its id, so that its episodes do not depend on how many others there are.
 
     A simulation whose physics breaks ends its episode with zero reward, and is counted in `broken`. Where more than a
-    tenth of them (and more than one) break within 100 steps, `step` raises SimulationFailed.
+    tenth of them (and more than one) break within 100 steps, `step` raises SimulationFailed, unless it is `tolerant`.
     """
 
     def __init__(
@@ -51,10 +51,11 @@ class Sim:
         seed: int = 0,
         threads: int = 0,
         physics: Callable[[Task, int], Physics] | None = None,
+        tolerant: bool = False,
     ):
         if n < 1:
             raise InvalidRequest(f"there must be at least one simulation, not {n}", param="n")
-        self.task, self.n = task, n
+        self.task, self.n, self.tolerant = task, n, tolerant
         self.physics = physics(task, n) if physics else on_cores(task, n, threads)
         self.model = self.physics.model
         self.qpos, self.qvel, self.ctrl = (self.field(name) for name in ("qpos", "qvel", "ctrl"))
@@ -227,7 +228,7 @@ class Sim:
             return broken
         self.broken += len(why)
         self._breaks = [(at, many) for at, many in self._breaks if at > self.steps - WINDOW] + [(self.steps, len(why))]
-        if (many := sum(many for _, many in self._breaks)) > max(1, self.n / 10):
+        if (many := sum(many for _, many in self._breaks)) > max(1, self.n / 10) and not self.tolerant:
             raise SimulationFailed(
                 f"the physics of task '{self.task.name}' broke {many} times within {WINDOW} steps of {self.n} "
                 f"simulations; simulation {next(iter(why))}: {next(iter(why.values()))}",

@@ -34,13 +34,17 @@ class Trial:
 
 def run_trial(task: Task, policy: Policy, trial: Trial, beat: Beat, noise: float = 0.0) -> Episodes:
     """Episodes of `policy`. `noise`: Gaussian, of the action range, on each action: a worse policy of the same kind."""
-    sim = Sim(task, min(SIMS, trial.episodes))
-    chunk = policy.manifest.chunk
-    images = policy.manifest.images
-    with Cameras(sim, images) as look:
-        act = acting(policy, sim, trial.execute or (chunk + 1) // 2, look if images else None)
+    sim = Sim(task, min(SIMS, trial.episodes), tolerant=True)
+    with Cameras(sim, policy.manifest.images) as look:
+        act = acts(policy, sim, trial.execute, look)
         noisy = _noisy(act, sim, noise, trial.seed) if noise else act
         return rollout(sim, noisy, trial.episodes, seed=trial.seed, each=lambda _: beat(sim))
+
+
+def acts(policy: Policy, sim: Sim, execute: int, look: Cameras) -> Act:
+    """`policy` as it will be served; `execute` is that of `Trial`."""
+    manifest = policy.manifest
+    return acting(policy, sim, execute or (manifest.chunk + 1) // 2, look if manifest.images else None)
 
 
 def _noisy(act: Act, sim: Sim, noise: float, seed: int) -> Act:
