@@ -25,7 +25,7 @@ from atoll.physical.sim.task import Task
 from atoll.physical.synth.cameras import Cameras
 from atoll.physical.synth.live import View, camera_of_task
 from atoll.physical.synth.video import write_video
-from atoll.physical.validate.measure import Beat, Trial, acts, ranked, run_trial, stressed, task_of, trials, variants
+from atoll.physical.validate.measure import Beat, Trial, driven, ranked, run_trial, stressed, task_of, trials, variants
 from atoll.physical.validate.report import page
 
 VIDEO = Image("", 240, 320)
@@ -123,7 +123,8 @@ def film(config: Config, task: Task, policy: Policy, folder: Path, beat: Beat) -
                 frames.extend(_frame(view, frames))
                 beat(sim)
 
-            done = rollout(sim, acts(policy, sim, config.execute, look), 1, seed=config.seed + k, each=shot)
+            act = driven(policy, sim, look, config.execute)
+            done = rollout(sim, act, 1, seed=config.seed + k, each=shot)
         won = trials(done, task, config.mark).successes
         name = f"episode-{k}-{'success' if won else 'failure'}.mp4"
         write_video(folder / name, frames, 1 / sim.dt)
