@@ -45,9 +45,12 @@ class ActionLimits:
 class Manifest:
     """A policy gives `chunk` actions for one observation; they are `1 / rate_hz` seconds apart.
 
-    `safe` is the action to fall back to when the policy is late or stopped (empty: hold the last). Normalisation is
-    part of the weights. `files` maps the policy's files to their SHA-256; `network` holds what `kind` needs to rebuild
-    it (sizes, layers). `lineage` are digests: of the data set, of the run, of the policy it began from."""
+    `safe` is the action to fall back to when the policy is late or stopped (empty: hold the last). `measured` tells
+    where in the observation the present value of each action stands (empty: in channels with the actions' names).
+    Normalisation is part of the weights. `files` maps the policy's files to their SHA-256; `network` holds what `kind`
+    needs to rebuild it (sizes, layers). `lineage` are digests: of the data set, of the run, of the policy it began
+    from.
+    """
 
     task: str
     kind: PolicyKind
@@ -58,6 +61,7 @@ class Manifest:
     images: tuple[Image, ...] = ()
     limits: ActionLimits = ActionLimits()
     safe: tuple[float, ...] = ()
+    measured: tuple[int, ...] = ()
     network: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str] = field(default_factory=dict)

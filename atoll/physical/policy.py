@@ -22,7 +22,8 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from atoll.core.errors import InvalidRequest, NotFound, SetupError
-from atoll.core.manifest import ActionLimits, Channel, Manifest
+from atoll.core.manifest import ActionLimits, Channel, Manifest, PolicyKind
+from atoll.core.session import rules_of
 
 if TYPE_CHECKING:
     from atoll.physical.sim.sim import Sim
@@ -133,8 +134,23 @@ def spec(sim: Sim) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
 
 
 def limits(sim: Sim) -> ActionLimits:
-    """The action range of a task, per dimension, as a server is to enforce it."""
-    return ActionLimits(low=tuple(sim.action_low.tolist()), high=tuple(sim.action_high.tolist()))
+    """What a server is to enforce on the actions of a task, per dimension."""
+    task = sim.task
+    low, high = tuple(sim.action_low.tolist()), tuple(sim.action_high.tolist())
+    return ActionLimits(low, high, task.velocity, task.acceleration)
+
+
+def manifest_of(sim: Sim, kind: PolicyKind, **more: Any) -> Manifest:
+    """Of a policy for the simulation's task. Raises InvalidRequest where what the task says of it makes no sense."""
+    task, (seen, given) = sim.task, spec(sim)
+    starts = dict(zip((c.name for c in seen), np.cumsum([0, *(c.size for c in seen)]).tolist(), strict=False))
+    sizes = {c.name: c.size for c in seen}
+    measured = tuple(starts[name] + i for name in task.measured for i in range(sizes[name]))
+    manifest = Manifest(
+        task.name, kind, 1 / sim.dt, seen, given, limits=limits(sim), safe=task.safe, measured=measured, **more
+    )
+    rules_of(manifest)
+    return manifest
 
 
 def check_fit(manifest: Manifest, sim: Sim) -> None:
@@ -150,6 +166,13 @@ def check_fit(manifest: Manifest, sim: Sim) -> None:
                     f"the policy is for '{manifest.task}': its {what} has {its} where '{sim.task.name}' has {mine}",
                     param=what,
                 )
+
+
+def check_rate(manifest: Manifest, sim: Sim) -> None:
+    """Raise InvalidRequest where a policy's actions are not as long as the environment's steps."""
+    if abs(manifest.rate_hz * sim.dt - 1) > 1e-6:
+        told = f"the policy acts at {manifest.rate_hz:g} Hz, but '{sim.task.name}' steps at {1 / sim.dt:g} Hz"
+        raise InvalidRequest(told, param="rate_hz")
 
 
 def save_policy(policy: Policy, folder: Path) -> Manifest:
@@ -172,6 +195,7 @@ def load_policy(folder: Path, sim: Sim | None = None) -> Policy:
     manifest = load_manifest(folder)
     if sim is not None:
         check_fit(manifest, sim)
+        check_rate(manifest, sim)
     data = b""
     for name, digest in manifest.files.items():
         if Path(name).name != name or not (folder / name).is_file():

@@ -13,7 +13,8 @@ import pytest
 
 from atoll.core.errors import InvalidRequest, NotFound, SetupError
 from atoll.core.manifest import Channel, Manifest
-from atoll.physical.policy import MlpPolicy, load_policy, save_policy, spec
+from atoll.core.session import rules_of
+from atoll.physical.policy import MlpPolicy, check_rate, load_policy, manifest_of, save_policy, spec
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
 
@@ -101,10 +102,38 @@ def test_a_policy_of_another_environment_is_refused_by_channel(saved: Path) -> N
         load_policy(saved, Sim(load_task("half-cheetah")))
 
 
+def test_a_policy_of_another_rate_is_refused() -> None:
+    sim = Sim(load_task("half-cheetah"))
+    check_rate(MANIFEST, sim)
+    with pytest.raises(InvalidRequest, match="acts at 10 Hz, but 'half-cheetah' steps at 20 Hz") as caught:
+        check_rate(dataclasses.replace(MANIFEST, rate_hz=10), sim)
+    assert caught.value.param == "rate_hz"
+
+
 def test_a_task_tells_its_spec() -> None:
     seen, given = spec(Sim(load_task("half-cheetah")))
     assert [(c.name, c.size) for c in seen] == [("qpos", 8), ("qvel", 9)]
     assert [(c.name, c.low, c.high) for c in given][:2] == [("bthigh", -1.0, 1.0), ("bshin", -1.0, 1.0)]
+
+
+@pytest.mark.parametrize("name", ["reach", "push", "pick-place", "go1-velocity", "drone-hover", "lane-driving"])
+def test_a_robot_moves_no_faster_than_its_task_says(name: str) -> None:
+    manifest = manifest_of(Sim(load_task(name)), "mlp")
+    bounds = rules_of(manifest).bounds
+    assert all(bound.velocity < 1000 for bound in bounds)
+    assert all(bound.velocity > 0.02 * (bound.high - bound.low) for bound in bounds)
+
+
+@pytest.mark.parametrize(("name", "safe"), [("drone-hover", 0.5 * 9.81 / 4), ("lane-driving", 0.0)])
+def test_what_may_not_hold_its_last_action_has_a_safe_one(name: str, safe: float) -> None:
+    assert manifest_of(Sim(load_task(name)), "mlp").safe[0] == safe
+
+
+def test_a_policy_of_the_arm_tells_where_the_arm_is_measured() -> None:
+    sim = Sim(load_task("pick-place"), 2)
+    manifest = manifest_of(sim, "mlp")
+    np.testing.assert_allclose(sim.reset()[:, manifest.measured], sim.ctrl, atol=1e-6)
+    assert manifest.limits.acceleration[:2] == (15.0, 7.5)
 
 
 def test_no_policy_is_told_as_such(tmp_path: Path) -> None:

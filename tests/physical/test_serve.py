@@ -21,11 +21,12 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websocket
 
 from atoll.core.errors import AtollError, Conflict, EngineFailed, Forbidden, InvalidRequest, NotFound
-from atoll.core.manifest import Image
+from atoll.core.manifest import Channel, Image
 from atoll.physical.imitation.networks import NETWORKS, Sizes
 from atoll.physical.imitation.policies import TorchPolicy
 from atoll.physical.serve import server
 from atoll.physical.serve.client import connect
+from atoll.physical.serve.served import measured_in
 from atoll.physical.serve.wire import pack, unpack
 
 HEADERS = {"authorization": f"Bearer {SECRET}"}
@@ -47,6 +48,16 @@ async def test_an_observation_is_answered_within_limits(tmp_path: Path):
         flat = await robot.act([0.08, -0.08, 0.1, -0.1], at=10.04)
         assert flat.actions == pytest.approx(np.array([[0.1, -0.1]]))
         assert flat.limited == ()
+
+
+async def test_the_first_action_goes_on_from_where_the_manifest_says_that_the_robot_is(tmp_path: Path):
+    joints = tuple(Channel(name, 1, "rad") for name in ("shoulder", "elbow"))
+    policy = mlp(replace(MANIFEST, action=joints, measured=(1, 0)))
+    async with policies(tmp_path, policy) as (_, url), connect(url, SECRET, consent=True) as robot:
+        first = await robot.act({"joints": [0.3, 0.2], "goal": [0.9, 0.9]}, at=10.0)
+        assert first.actions == pytest.approx(np.array([[0.24, 0.34]]))
+    with pytest.raises(InvalidRequest, match="'measured' must be 2 places in the observation"):
+        measured_in(replace(MANIFEST, measured=(0, 4)))
 
 
 async def test_json_is_spoken_to_who_speaks_it(tmp_path: Path):

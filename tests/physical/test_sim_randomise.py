@@ -12,6 +12,7 @@ from carts import cart
 from atoll.core.errors import InvalidRequest
 from atoll.physical.sim import load_task, randomise, sensors
 from atoll.physical.sim.sim import Sim
+from atoll.physical.validate.measure import stressed
 
 
 def pushed(n: int) -> np.ndarray:
@@ -197,3 +198,35 @@ def test_readings_come_in_steps() -> None:
 def test_what_cannot_be_is_refused(make, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         make()
+
+
+STRESSED = {"body_mass": ("body", 0.25), "geom_friction": ("geom", 0.25), "actuator_gainprm": ("actuator", 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "thing", "own"),
+    [
+        ("pick-place", "body_mass", "block", (0.5, 2.0)),
+        ("pick-place", "geom_friction", "block", (0.6, 1.2)),
+        ("drone-hover", "body_mass", "drone", (0.9, 1.1)),
+        ("drone-hover", "actuator_gainprm", "front_left", (0.95, 1.05)),
+        ("go1-velocity", "body_mass", "trunk", (0.9, 1.2)),
+        ("go1-velocity", "geom_friction", "FR", (0.6, 1.6)),
+        ("go1-velocity", "actuator_gainprm", "FR_calf", (0.9, 1.1)),
+        ("lane-driving", "body_mass", "ego", (0.9, 1.2)),
+    ],
+)
+def test_stress_comes_on_top_of_what_a_task_randomises(name: str, field: str, thing: str, own: tuple) -> None:
+    """Episode after episode the same seed's own factor, times one of the stress within its range."""
+    task, (kind, share) = load_task(name), STRESSED[field]
+    plain, hard = Sim(task, 32), Sim(stressed(task, 1.0), 32)
+    row = getattr(plain.model, kind)(thing).id
+    nominal = getattr(plain.model, field)[row].flat[0]
+    for begin in (0, 1000):
+        for sim in (plain, hard):
+            sim.reset(list(range(begin, begin + 32)))
+        before, after = (sim.field(field)[:, row].reshape(32, -1)[:, 0] for sim in (plain, hard))
+        assert (before >= own[0] * nominal - 1e-9).all() and (before <= own[1] * nominal + 1e-9).all()
+        factor = after / before
+        assert factor.min() >= 1 - share - 1e-9 and factor.max() <= 1 + share + 1e-9
+        assert np.ptp(factor) > share

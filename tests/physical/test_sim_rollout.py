@@ -13,6 +13,7 @@ from atoll.core.manifest import Channel, Manifest
 from atoll.physical.sim.rollout import acting, at_random, rollout
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Reward
+from atoll.physical.validate.measure import trials
 
 
 def luck(sim: Sim, i: int, rng: np.random.Generator) -> None:
@@ -45,6 +46,14 @@ def test_episodes_are_those_of_their_seeds_however_many_simulations_run_them(n: 
 def test_what_was_done_once_and_what_was_kept_are_told_apart() -> None:
     told = rollout(Sim(cart(success=lambda sim: sim.elapsed == 5), 2), still, 4)
     assert told.successes.all() and not told.held.any()
+
+
+@pytest.mark.parametrize(("hold", "lasts"), [(1, True), (3, True), (4, False)])
+def test_the_gate_counts_what_lasts_and_not_what_is_passed_through(hold: int, lasts: bool) -> None:
+    task = cart(success=lambda sim: (sim.elapsed == 2) | ((sim.elapsed > 4) & (sim.elapsed < 8)), hold=hold)
+    told = rollout(Sim(task, 2), still, 4)
+    assert told.lasted.tolist() == [lasts] * 4
+    assert trials(told, task, None).successes == 4 * lasts
 
 
 def test_an_episode_that_breaks_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,10 +13,14 @@ import pytest
 
 from atoll.core.errors import InvalidRequest
 from atoll.core.manifest import Manifest
-from atoll.physical.policy import MlpPolicy, limits, save_policy, spec
+from atoll.core.session import Agreed, Inferred, Observed, Session, rules_of, step
+from atoll.physical.policy import MlpPolicy, limits, load_policy, manifest_of, save_policy, spec
 from atoll.physical.serve.record import check_gate, fingerprint
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.task import Task
+from atoll.physical.validate import stage
+from atoll.physical.validate.measure import limited
 from atoll.physical.validate.stage import Config, run
 
 SMALL = Config(episodes=20, part=5, stress=(0.5,), cheap=5, noises=(), mark=200.0, videos=1)
@@ -92,6 +97,64 @@ def test_the_same_policy_gets_the_same_report(good: Path, tmp_path: Path) -> Non
 def test_a_task_without_success_needs_a_mark(good: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="set 'mark'"):
         judge(good, tmp_path / "report", Config())
+
+
+def test_a_policy_of_another_rate_is_not_judged(good: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    policy = load_policy(good)
+    save_policy(MlpPolicy(replace(policy.manifest, rate_hz=10.0), policy.weights()), slow)
+    with pytest.raises(InvalidRequest, match="acts at 10 Hz"):
+        judge(slow, tmp_path / "report")
+    with pytest.raises(InvalidRequest, match="acts at 10 Hz"):
+        judge(good, tmp_path / "again", incumbent=slow)
+
+
+def test_physics_that_breaks_under_stress_is_told_and_decided_on(good: Path, tmp_path: Path, monkeypatch) -> None:
+    """Every simulation begins faster than numbers can tell."""
+
+    def wild(task: Task, level: float) -> Task:
+        def fling(sim: Sim, i: int, rng: np.random.Generator) -> None:
+            task.reset(sim, i, rng)
+            sim.qvel[i] = 1e12
+
+        return replace(task, reset=fling)
+
+    monkeypatch.setattr(stage, "stressed", wild)
+    told = judge(good, tmp_path / "report")
+    assert told["decision"] == "fail"
+    assert told["broken"] == {**dict.fromkeys(told["broken"], 0), "stress 0.5": 5}
+    assert told["evidence"]["stress"]["0.5"]["successes"] == 0
+    assert "5 (stress 0.5)" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_the_gate_moves_a_robot_as_the_server_does() -> None:
+    """The same wild actions, limited here and in a session."""
+    sim = Sim(load_task("reach"), 2)
+    manifest = manifest_of(sim, "mlp")
+    wild = np.random.default_rng(0).uniform(sim.action_low, sim.action_high, (30, 2, 8))
+    session = Session(rules_of(manifest))
+    step(session, Agreed(simulated=True))
+    act = limited(lambda seen, begun: wild[sim.elapsed[0]], sim, manifest)
+    seen, begun = sim.reset([1, 2]), np.ones(2, bool)
+    for k in range(30):
+        at = 1 + k * sim.dt
+        step(session, Observed(k, at, at, measured=seen[0, manifest.measured].tolist()))
+        [told] = step(session, Inferred(k, wild[k, :1].tolist(), at))
+        moved = act(seen, begun)
+        np.testing.assert_allclose(moved[0], told.actions[0], atol=1e-9)
+        assert np.abs(moved - wild[k]).max() > 0.05
+        seen, begun = sim.step(moved).observation, np.zeros(2, bool)
+
+
+def test_filming_can_be_cancelled(good: Path, tmp_path: Path, monkeypatch) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def cancel(sim: Sim) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        stage.film(SMALL, load_task("inverted-pendulum"), load_policy(good), tmp_path, cancel)
 
 
 @pytest.mark.parametrize("change", [{"episodes": 1}, {"stress": (99.0,)}, {"noises": (-1.0,)}, {"videos": 21}])

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from atoll.core.errors import Conflict, InvalidRequest
-from atoll.core.manifest import Image, Manifest
+from atoll.core.manifest import Image
 from atoll.core.runs import Reporter
 from atoll.physical.imitation.data import Demonstrations, read_demonstrations
 from atoll.physical.imitation.networks import NETWORKS, Sizes
 from atoll.physical.imitation.stage import Config
-from atoll.physical.policy import SPEC, MlpPolicy, Policy, check_fit, limits, save_policy, spec
+from atoll.physical.policy import SPEC, MlpPolicy, Policy, check_fit, manifest_of, save_policy
 from atoll.physical.rl import checkpoint
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
@@ -92,13 +92,10 @@ class Cloner:
         """Raises InvalidRequest where the data set does not fit its task."""
         config, shown = self.config, self.shown
         sim = Sim(load_task(shown.task), 1)
-        seen, given = spec(sim)
         pictures = tuple(Image(name, *frames.shape[1:3]) for name, frames in shown.images.items())
         network = {"activation": "relu", "squash": "none", "width": self.width}
         kind = "cnn" if config.kind == "mlp" and pictures else config.kind
-        manifest = Manifest(
-            shown.task, kind, 1 / sim.dt, seen, given, config.chunk, pictures, limits(sim), network=network
-        )
+        manifest = manifest_of(sim, kind, chunk=config.chunk, images=pictures, network=network)
         check_fit(manifest, sim)
         scales = {"observation.mean": self.mean, "observation.scale": self.gain}
         scales |= {"action.shift": self.shift, "action.scale": self.scale}

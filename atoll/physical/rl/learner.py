@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from atoll.core.errors import AtollError, InvalidRequest
-from atoll.core.manifest import Manifest
-from atoll.physical.policy import MlpPolicy, limits, spec
+from atoll.physical.policy import MlpPolicy, manifest_of
 from atoll.physical.rl.networks import Mlp
 from atoll.physical.rl.normalise import Moments
 from atoll.physical.sim.sim import Sim, Step
@@ -86,11 +85,8 @@ def check_finite(figures: Mapping[str, float], steps: int) -> None:
 
 def mlp_policy(sim: Sim, actor: Mlp, normal: Moments, squash: str) -> MlpPolicy:
     """An actor as it is served: its mean action, in the task's units."""
-    (seen, given), (middle, half) = spec(sim), action_range(sim)
-    manifest = Manifest(
-        task=sim.task.name, kind="mlp", rate_hz=1 / sim.dt, observation=seen, action=given, limits=limits(sim),
-        network={"activation": actor.activation, "squash": squash},
-    )  # fmt: skip
+    middle, half = action_range(sim)
+    manifest = manifest_of(sim, "mlp", network={"activation": actor.activation, "squash": squash})
     weights = {"observation.mean": normal.shift, "observation.scale": normal.scale}
     weights |= {"action.shift": middle, "action.scale": half}
     for i, (weight, bias) in enumerate(actor.layers):

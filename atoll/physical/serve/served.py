@@ -43,7 +43,7 @@ class Served:
         self.answered = 0
         self.quick = self._try() < QUICK_S
         self._pool = None if self.quick else ThreadPoolExecutor(1, f"policy {name}")
-        self._measured = _measured(self.manifest)
+        self._measured = measured_in(self.manifest)
         self._ranges = [c for c in self.manifest.observation if np.isfinite((c.low, c.high)).all()]
 
     def read(self, message: Mapping[str, Any]) -> Seen:
@@ -168,8 +168,14 @@ def load(name: str, version: str, folder: Path, audit: Audit) -> Served:
         raise AtollError(f"policy '{name}' cannot be loaded: {type(error).__name__}: {error}") from None
 
 
-def _measured(manifest: Manifest) -> Array | None:
-    """Where in the observation the actions' present values stand: channels of the same name, size and unit."""
+def measured_in(manifest: Manifest) -> Array | None:
+    """Where in the observation the actions' present values stand: where the manifest tells, else in channels of the
+    same name, size and unit. Raises InvalidRequest for a place that there is not."""
+    if told := manifest.measured:
+        if len(told) != manifest.action_size or not all(0 <= i < manifest.observation_size for i in told):
+            message = f"'measured' must be {manifest.action_size} places in the observation"
+            raise InvalidRequest(message, param="measured")
+        return np.array(told)
     seen = {(c.name, c.size, c.unit): _start(manifest.observation, c) for c in manifest.observation}
     found = [(seen.get((c.name, c.size, c.unit)), c.size) for c in manifest.action]
     if any(start is None for start, _ in found):

@@ -1,8 +1,9 @@
 """Dynamics that differ between simulations and episodes (Peng et al., "Sim-to-Real Transfer of Robotic Control with
 Dynamics Randomization", 2018). Each function here makes one that goes into `Task.randomise` or `Task.disturb`.
 
-A factor multiplies the model's own value, so that randomising again does not add up. Where objects are named, each has
-a factor of its own; without names, all objects of the kind do. What MuJoCo derives from the values follows by itself.
+Factors of the same value multiply each other, from the model's own value on: with every episode it begins anew. Where
+objects are named, each has a factor of its own; without names, all objects of the kind do. What MuJoCo derives from the
+values follows by itself.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ def mass(low: float, high: float, *bodies: str) -> Reset:
     def randomise(sim: Sim, i: int, rng: np.random.Generator) -> None:
         ids = _ids(sim, "body", bodies)
         factor = rng.uniform(low, high, len(ids))
-        sim.field("body_mass")[i, ids] = sim.model.body_mass[ids] * factor
-        sim.field("body_inertia")[i, ids] = sim.model.body_inertia[ids] * factor[:, None]
+        sim.varied("body_mass")[i, ids] *= factor
+        sim.varied("body_inertia")[i, ids] *= factor[:, None]
 
     return _checked(randomise, low, high)
 
 
 def inertia(low: float, high: float, *bodies: str) -> Reset:
-    """Rotational inertia of bodies, their mass as it is. Not together with `mass` for the same bodies."""
+    """Rotational inertia of bodies, their mass as it is."""
     return _scaled("body_inertia", "body", bodies, low, high)
 
 
@@ -36,7 +37,7 @@ def centre_of_mass(reach: float, *bodies: str) -> Reset:
 
     def randomise(sim: Sim, i: int, rng: np.random.Generator) -> None:
         ids = _ids(sim, "body", bodies)
-        sim.field("body_ipos")[i, ids] = sim.model.body_ipos[ids] + rng.uniform(-reach, reach, (len(ids), 3))
+        sim.varied("body_ipos")[i, ids] += rng.uniform(-reach, reach, (len(ids), 3))
 
     return _checked(randomise, 0, reach)
 
@@ -60,15 +61,15 @@ def actuator_gain(low: float, high: float, *actuators: str) -> Reset:
     def randomise(sim: Sim, i: int, rng: np.random.Generator) -> None:
         ids = _ids(sim, "actuator", actuators)
         factor = rng.uniform(low, high, len(ids))[:, None]
-        sim.field("actuator_gainprm")[i, ids] = sim.model.actuator_gainprm[ids] * factor
-        sim.field("actuator_biasprm")[i, ids] = sim.model.actuator_biasprm[ids] * factor
+        sim.varied("actuator_gainprm")[i, ids] *= factor
+        sim.varied("actuator_biasprm")[i, ids] *= factor
 
     return _checked(randomise, low, high)
 
 
 def gravity(low: float, high: float) -> Reset:
     def randomise(sim: Sim, i: int, rng: np.random.Generator) -> None:
-        sim.field("opt.gravity")[i] = sim.model.opt.gravity * rng.uniform(low, high)
+        sim.varied("opt.gravity")[i] *= rng.uniform(low, high)
 
     return _checked(randomise, low, high)
 
@@ -101,9 +102,8 @@ def _scaled(field: str, kind: str, names: tuple[str, ...], low: float, high: flo
 
     def randomise(sim: Sim, i: int, rng: np.random.Generator) -> None:
         ids = _ids(sim, "dof" if field.startswith("dof_") else kind, names)
-        own = getattr(sim.model, field)[ids]
-        factor = rng.uniform(low, high, len(ids))
-        sim.field(field)[i, ids] = own * (factor if own.ndim == 1 else factor[:, None])
+        values, factor = sim.varied(field), rng.uniform(low, high, len(ids))
+        values[i, ids] *= factor if values.ndim == 2 else factor[:, None]
 
     return _checked(randomise, low, high)
 

@@ -18,13 +18,14 @@ Act = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """Of each episode: sum of rewards; steps; whether what was asked was ever done, and was at the end; whether its
-    physics broke. Arrays (episodes,), in the order of their seeds."""
+    """Of each episode: sum of rewards; steps; whether what was asked was ever done, was at the end, and was for as long
+    in a row as the task asks; whether its physics broke. Arrays (episodes,), in the order of their seeds."""
 
     returns: Array
     lengths: Array
     successes: Array
     held: Array
+    lasted: Array
     broken: Array
 
 
@@ -39,15 +40,18 @@ def rollout(
     if episodes < 1:
         raise InvalidRequest(f"there must be at least one episode, not {episodes}", param="episodes")
     plan = [range(seed + i, seed + episodes, sim.n) for i in range(sim.n)]
-    done = Episodes(np.zeros(episodes), np.zeros(episodes, np.int64), *(np.zeros(episodes, bool) for _ in range(3)))
+    done = Episodes(np.zeros(episodes), np.zeros(episodes, np.int64), *(np.zeros(episodes, bool) for _ in range(4)))
     number = np.arange(sim.n)  # of the episode that each simulation is in
-    total, ever = np.zeros(sim.n), np.zeros(sim.n, bool)
+    total, streak = np.zeros(sim.n), np.zeros(sim.n, np.int64)
+    ever, lasted = np.zeros(sim.n, bool), np.zeros(sim.n, bool)
     seen, begun = sim.reset(plan), np.ones(sim.n, bool)
     while (number < episodes).any():
         lengths = sim.elapsed + 1
         step = sim.step(act(seen, begun))
         total += step.reward
         ever |= step.success
+        streak = np.where(step.success, streak + 1, 0)
+        lasted |= streak >= sim.task.hold
         seen, begun = step.observation, step.terminated | step.truncated
         if each:
             each(step)
@@ -55,8 +59,8 @@ def rollout(
         which = number[ended]
         done.returns[which], done.lengths[which] = total[ended], lengths[ended]
         done.successes[which], done.held[which] = ever[ended], step.success[ended]
-        done.broken[which] = step.broken[ended]
-        total[begun], ever[begun] = 0, False
+        done.lasted[which], done.broken[which] = lasted[ended], step.broken[ended]
+        total[begun], streak[begun], ever[begun], lasted[begun] = 0, 0, False, False
         number[ended] += sim.n
     return done
 

@@ -40,7 +40,7 @@ class Sim:
     with `seed` + its id, so that its episodes do not depend on how many others there are.
 
     A simulation whose physics breaks ends its episode with zero reward, and is counted in `broken`. Where more than a
-    tenth of them (and more than one) break within 100 steps, `step` raises SimulationFailed.
+    tenth of them (and more than one) break within 100 steps, `step` raises SimulationFailed, unless it is `tolerant`.
     """
 
     def __init__(
@@ -51,10 +51,11 @@ class Sim:
         seed: int = 0,
         threads: int = 0,
         physics: Callable[[Task, int], Physics] | None = None,
+        tolerant: bool = False,
     ):
         if n < 1:
             raise InvalidRequest(f"there must be at least one simulation, not {n}", param="n")
-        self.task, self.n = task, n
+        self.task, self.n, self.tolerant = task, n, tolerant
         self.physics = physics(task, n) if physics else on_cores(task, n, threads)
         self.model = self.physics.model
         self.qpos, self.qvel, self.ctrl = (self.field(name) for name in ("qpos", "qvel", "ctrl"))
@@ -66,6 +67,7 @@ class Sim:
         self.elapsed = np.zeros(n, np.int64)
         self.command = np.zeros((n, task.command_size))
         self.memory: dict[str, Array] = {}
+        self._own: dict[str, Array] = {}
         self.all = np.arange(n)
         self.steps = self.broken = 0
         self.plan: list[list[int]] = [[] for _ in range(n)]
@@ -79,6 +81,13 @@ class Sim:
         """Values of every simulation, (n, ...): data (`xpos`) or model (`body_mass`; writing it is per simulation).
         What MuJoCo computes is zero until the next step where no term has asked for it before."""
         return self.physics.field(name)
+
+    def varied(self, name: str) -> Array:
+        """A field of MjModel for `Task.randomise` to change: each episode begins with the model's own values in it."""
+        if name not in self._own:
+            source = self.model.opt if name.startswith("opt.") else self.model
+            self._own[name] = getattr(source, name.removeprefix("opt.")).copy()
+        return self.field(name)
 
     def reset(self, seeds: Sequence[int | Sequence[int]] | None = None) -> Array:
         """Begin an episode in every simulation; returns the observations, (n, size). `seeds` has one seed for each
@@ -154,6 +163,8 @@ class Sim:
         self.physics.reset(ids)
         self.elapsed[ids] = 0
         self.action[ids] = 0
+        for field, own in self._own.items():
+            self.field(field)[ids] = own
         name = self.task.name
         for i in ids.tolist():
             if self.plan[i]:
@@ -217,7 +228,7 @@ class Sim:
             return broken
         self.broken += len(why)
         self._breaks = [(at, many) for at, many in self._breaks if at > self.steps - WINDOW] + [(self.steps, len(why))]
-        if (many := sum(many for _, many in self._breaks)) > max(1, self.n / 10):
+        if (many := sum(many for _, many in self._breaks)) > max(1, self.n / 10) and not self.tolerant:
             raise SimulationFailed(
                 f"the physics of task '{self.task.name}' broke {many} times within {WINDOW} steps of {self.n} "
                 f"simulations; simulation {next(iter(why))}: {next(iter(why.values()))}",

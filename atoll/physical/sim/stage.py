@@ -21,7 +21,7 @@ import pyarrow.parquet
 
 from atoll.core.errors import InvalidRequest
 from atoll.core.runs import Reporter, Stage
-from atoll.physical.policy import Policy, check_fit, load_policy, write
+from atoll.physical.policy import Policy, check_fit, check_rate, load_policy, write
 from atoll.physical.sim import load_task
 from atoll.physical.sim.rollout import Act, Episodes, acting, at_random, rollout
 from atoll.physical.sim.sim import Sim, Step
@@ -65,6 +65,7 @@ def run(config: SimConfig, inputs: Mapping[str, Path], out: Path, report: Report
     task = load_task(config.task or (policy.manifest.task if policy else "half-cheetah"))
     if policy:
         check_fit(policy.manifest, Sim(task))
+        check_rate(policy.manifest, Sim(task))
     work = out / ".work"
     work.mkdir(parents=True, exist_ok=True)
     parts = {first: work / f"part-{first:06d}.npz" for first in range(0, config.episodes, config.sims)}

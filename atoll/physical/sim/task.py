@@ -46,10 +46,13 @@ class Task:
     `reset` writes the state of one simulation, which has the model's defaults, with that simulation's own generator.
     `randomise` changes model fields of one simulation at each of its resets, `disturb` the state ahead of each step
     (pushes). `before` is called ahead of each step and keeps in `sim.memory` what terms compare with. `success` tells
-    which simulations have done what was asked, `command_size` values in `sim.command` say what is asked; `command`
-    draws them at a reset and may change them during an episode. `sensors` act on the observation after it is made
-    (noise, delay). With `contact_forces`, fields `cacc`, `cfrc_int` and `cfrc_ext` are computed by each step (MuJoCo
-    leaves them out), and are zero at a reset.
+    which simulations have done what was asked; the gate counts it where it lasts for `hold` steps in a row.
+    `velocity` and `acceleration` are how fast a served policy's actions may change, by dimension, in the units of the
+    actions per second and second squared; `safe` is the action that a server falls back to (empty: brake and hold), and
+    `measured` the observations that tell, one after the other, where the actions are now. `command_size` values in
+    `sim.command` say what is asked; `command` draws them at a reset and may change them during an episode. `sensors`
+    act on the observation after it is made (noise, delay). With `contact_forces`, fields `cacc`, `cfrc_int` and
+    `cfrc_ext` are computed by each step (MuJoCo leaves them out), and are zero at a reset.
     """
 
     name: str
@@ -69,9 +72,14 @@ class Task:
     command_size: int = 0
     command: Callable[[Sim, Array], None] | None = None
     success: Term | None = None
+    hold: int = 1
     sensors: tuple[Sensor, ...] = ()
     channels: tuple[Channel, ...] = ()
     actions: tuple[Channel, ...] = ()
+    velocity: tuple[float, ...] = ()
+    acceleration: tuple[float, ...] = ()
+    safe: tuple[float, ...] = ()
+    measured: tuple[str, ...] = ()
     camera: str | int = -1
     contact_forces: bool = False
     observation_dtype: Any = np.float32

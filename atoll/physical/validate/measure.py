@@ -9,7 +9,10 @@ import mujoco
 import numpy as np
 
 from atoll.core.gate import Trials
+from atoll.core.manifest import Manifest
+from atoll.core.safety import Motion, begin, bounds_of, limit
 from atoll.physical.policy import Policy
+from atoll.physical.serve.served import measured_in
 from atoll.physical.sim import load_task, randomise
 from atoll.physical.sim.rollout import Act, Episodes, acting, rollout
 from atoll.physical.sim.sim import Sim
@@ -34,13 +37,33 @@ class Trial:
 
 def run_trial(task: Task, policy: Policy, trial: Trial, beat: Beat, noise: float = 0.0) -> Episodes:
     """Episodes of `policy`. `noise`: Gaussian, of the action range, on each action: a worse policy of the same kind."""
-    sim = Sim(task, min(SIMS, trial.episodes))
-    chunk = policy.manifest.chunk
-    images = policy.manifest.images
-    with Cameras(sim, images) as look:
-        act = acting(policy, sim, trial.execute or (chunk + 1) // 2, look if images else None)
-        noisy = _noisy(act, sim, noise, trial.seed) if noise else act
-        return rollout(sim, noisy, trial.episodes, seed=trial.seed, each=lambda _: beat(sim))
+    sim = Sim(task, min(SIMS, trial.episodes), tolerant=True)
+    with Cameras(sim, policy.manifest.images) as look:
+        act = driven(policy, sim, look, trial.execute, noise, trial.seed)
+        return rollout(sim, act, trial.episodes, seed=trial.seed, each=lambda _: beat(sim))
+
+
+def driven(policy: Policy, sim: Sim, look: Cameras, execute: int, noise: float = 0.0, seed: int = 0) -> Act:
+    """`policy` as it will be served, within its limits. `execute` is that of `Trial`, `noise` that of `run_trial`."""
+    manifest = policy.manifest
+    act = acting(policy, sim, execute or (manifest.chunk + 1) // 2, look if manifest.images else None)
+    return limited(_noisy(act, sim, noise, seed) if noise else act, sim, manifest)
+
+
+def limited(act: Act, sim: Sim, manifest: Manifest) -> Act:
+    """What the server lets through of `act`: on from where the robot is measured, within the manifest's limits."""
+    bounds, where = bounds_of(manifest), measured_in(manifest)
+    motions: list[Motion | None] = [None] * sim.n
+
+    def within(observation: np.ndarray, begun: np.ndarray) -> np.ndarray:
+        actions = act(observation, begun)
+        for i in np.flatnonzero(begun).tolist():
+            motions[i] = None if where is None else begin(bounds, observation[i, where].tolist())
+        told = [limit(*one, bounds, sim.dt).motion for one in zip(actions.tolist(), motions, strict=True)]
+        motions[:] = told
+        return np.array([motion.value for motion in told])
+
+    return within
 
 
 def _noisy(act: Act, sim: Sim, noise: float, seed: int) -> Act:
@@ -54,13 +77,14 @@ def _noisy(act: Act, sim: Sim, noise: float, seed: int) -> Act:
 
 
 def trials(episodes: Episodes, task: Task, mark: float | None) -> Trials:
-    done = episodes.successes if task.success and mark is None else episodes.returns >= (mark or 0.0)
+    """An episode counts where the task's success lasted as long as the task asks, or the return reached the mark."""
+    done = episodes.lasted if task.success and mark is None else episodes.returns >= (mark or 0.0)
     return Trials(int((done & ~episodes.broken).sum()), len(done))
 
 
 def stressed(task: Task, level: float) -> Task:
-    """The task with dynamics randomised around the model's: at level 1 masses, friction and damping by a quarter and
-    actuator gains by a tenth either way, at other levels in proportion."""
+    """The task with dynamics randomised on top of what it randomises itself: at level 1 masses, friction and damping by
+    a quarter and actuator gains by a tenth either way, at other levels in proportion."""
     if not level:
         return task
 
@@ -73,7 +97,7 @@ def stressed(task: Task, level: float) -> Task:
         randomise.damping(*around(0.25)),
         randomise.actuator_gain(*around(0.1)),
     )
-    return replace(task, randomise=(*more, *task.randomise))
+    return replace(task, randomise=(*task.randomise, *more))
 
 
 def variants(task: Task) -> dict[str, Task]:

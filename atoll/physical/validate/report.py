@@ -13,7 +13,9 @@ from atoll.core.gate import Evidence, Trials, Verdict
 PAGE = Path(__file__).with_name("report.html")
 
 
-def page(about: Mapping[str, Any], evidence: Evidence, verdict: Verdict, videos: Sequence[str]) -> str:
+def page(
+    about: Mapping[str, Any], evidence: Evidence, broken: Mapping[str, int], verdict: Verdict, videos: Sequence[str]
+) -> str:
     decision = "pass" if verdict.passed else "fail"
     rows = "".join(
         f'<tr><td class="{"pass" if c.passed else "fail"}">{"holds" if c.passed else "fails"}</td>'
@@ -29,11 +31,17 @@ def page(about: Mapping[str, Any], evidence: Evidence, verdict: Verdict, videos:
         decision=decision,
         about=escape(", ".join(f"{name} {value}" for name, value in about.items())),
         rows=rows,
+        broken=_broken(broken),
         bars=_bars(shown),
         curve=_curve({0.0: evidence.nominal, **evidence.stress} if evidence.stress else {}),
         ranks=_ranks(evidence.ranks),
         videos="".join(_video(name) for name in videos) or "<p>No videos were asked for.</p>",
     )
+
+
+def _broken(broken: Mapping[str, int]) -> str:
+    told = ", ".join(f"{count} ({escape(name)})" for name, count in broken.items() if count)
+    return f"<p>Episodes whose physics broke, which count as failed: {told}.</p>" if told else ""
 
 
 def _bars(shown: Mapping[str, Trials]) -> str:

@@ -17,15 +17,15 @@ from atoll.core.errors import InvalidRequest
 from atoll.core.gate import Evidence, Rule, Trials, Verdict, decide
 from atoll.core.manifest import Image
 from atoll.core.runs import Reporter, Stage
-from atoll.physical.policy import Policy, check_fit, load_policy, write
+from atoll.physical.policy import Policy, check_fit, check_rate, load_policy, write
 from atoll.physical.serve.record import fingerprint
-from atoll.physical.sim.rollout import acting, rollout
-from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.rollout import rollout
+from atoll.physical.sim.sim import Sim, Step
 from atoll.physical.sim.task import Task
 from atoll.physical.synth.cameras import Cameras
 from atoll.physical.synth.live import View, camera_of_task, drawn_by
 from atoll.physical.synth.video import write_video
-from atoll.physical.validate.measure import Beat, Trial, ranked, run_trial, stressed, task_of, trials, variants
+from atoll.physical.validate.measure import Beat, Trial, driven, ranked, run_trial, stressed, task_of, trials, variants
 from atoll.physical.validate.report import page
 
 VIDEO = Image("", 240, 320)
@@ -69,46 +69,60 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     work.mkdir(parents=True)
     policy = load_policy(inputs["policy"])
     task = task_of(policy)
-    check_fit(policy.manifest, Sim(task, 1))
+    incumbent = load_policy(inputs["incumbent"]) if "incumbent" in inputs else None
+    for judged in (policy, incumbent) if incumbent else (policy,):
+        check_fit(judged.manifest, Sim(task, 1))
+        check_rate(judged.manifest, Sim(task, 1))
     if not task.success and config.mark is None:
         raise InvalidRequest(f"'{task.name}' does not tell what success is: set 'mark', a return", param="mark")
-    incumbent = load_policy(inputs["incumbent"]) if "incumbent" in inputs else None
     with View(work) as view:
         beat = _Beat(config, task, incumbent, report, view)
-        evidence = measure(config, task, policy, incumbent, beat)
-    verdict = decide(evidence, config.rule)
+        evidence, broken = measure(config, task, policy, incumbent, beat)
+        verdict = decide(evidence, config.rule)
+        videos = film(config, task, policy, work, beat)
     report.progress(beat.total, beat.total, success=evidence.nominal.rate, passed=float(verdict.passed))
-    videos = film(config, task, policy, work)
-    _write(config, inputs, out, evidence, verdict, videos)
+    _write(config, inputs, out, evidence, broken, verdict, videos)
     for name in videos:
         (work / name).replace(out / name)
 
 
-def measure(config: Config, task: Task, policy: Policy, incumbent: Policy | None, beat: Beat) -> Evidence:
+def measure(
+    config: Config, task: Task, policy: Policy, incumbent: Policy | None, beat: Beat
+) -> tuple[Evidence, dict[str, int]]:
+    """What is decided on, and in how many episodes of each kind the physics broke; those count as failed."""
     whole = Trial(config.episodes, config.seed, config.mark, config.execute)
     part = Trial(config.part, config.seed, config.mark, config.execute)
-    nominal = run_trial(task, policy, whole, beat)
-    judge = {level: stressed(task, level) for level in config.stress}
-    stress = {level: trials(run_trial(other, policy, part, beat), task, config.mark) for level, other in judge.items()}
-    other = {n: trials(run_trial(o, policy, part, beat), task, config.mark) for n, o in variants(task).items()}
-    before = trials(run_trial(task, incumbent, whole, beat), task, config.mark) if incumbent else None
+    broken: dict[str, int] = {}
+
+    def judge(name: str, task: Task, policy: Policy, trial: Trial) -> Trials:
+        episodes = run_trial(task, policy, trial, beat)
+        broken[name] = int(episodes.broken.sum())
+        return trials(episodes, task, config.mark)
+
+    nominal = judge("as it is", task, policy, whole)
+    stress = {level: judge(f"stress {level:g}", stressed(task, level), policy, part) for level in config.stress}
+    other = {name: judge(name, changed, policy, part) for name, changed in variants(task).items()}
+    before = judge("the policy it would replace", task, incumbent, whole) if incumbent else None
     ranks = ranked(task, policy, part, config.cheap, config.noises, beat)
-    return Evidence(trials(nominal, task, config.mark), stress, other, before, ranks, int(nominal.broken.sum()))
+    return Evidence(nominal, stress, other, before, ranks, broken["as it is"]), broken
 
 
-def film(config: Config, task: Task, policy: Policy, folder: Path) -> list[str]:
+def film(config: Config, task: Task, policy: Policy, folder: Path, beat: Beat) -> list[str]:
     """Videos of the first episodes, told by how they ended; their names."""
     names = []
     for k in range(config.videos):
-        sim = Sim(task, 1)
+        sim = Sim(task, 1, tolerant=True)
         frames: list[np.ndarray] = []
         with (
             Cameras(sim, [Image(camera_of_task(sim), VIDEO.height, VIDEO.width)]) as view,
             Cameras(sim, policy.manifest.images) as look,
         ):
-            chunk = policy.manifest.chunk
-            act = acting(policy, sim, config.execute or (chunk + 1) // 2, look if policy.manifest.images else None)
-            shot = lambda _, frames=frames, view=view: frames.extend(_frame(view, frames))  # noqa: E731
+
+            def shot(_: Step, sim: Sim = sim, view: Cameras = view, frames: list[np.ndarray] = frames) -> None:
+                frames.extend(_frame(view, frames))
+                beat(sim)
+
+            act = driven(policy, sim, look, config.execute)
             done = rollout(sim, act, 1, seed=config.seed + k, each=shot)
             drawn_by(folder, view.engine)
         won = trials(done, task, config.mark).successes
@@ -126,7 +140,13 @@ def _frame(view: Cameras, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _write(
-    config: Config, inputs: Mapping[str, Path], out: Path, evidence: Evidence, verdict: Verdict, videos: list[str]
+    config: Config,
+    inputs: Mapping[str, Path],
+    out: Path,
+    evidence: Evidence,
+    broken: Mapping[str, int],
+    verdict: Verdict,
+    videos: list[str],
 ) -> None:
     policy = load_policy(inputs["policy"])
     told = {
@@ -136,12 +156,13 @@ def _write(
         "task": policy.manifest.task,
         "checks": [check._asdict() for check in verdict.checks],
         "evidence": _plain(evidence),
+        "broken": dict(broken),
         "rule": asdict(config.rule),
         "config": {**asdict(config), "rule": asdict(config.rule)},
         "mujoco": mujoco.__version__,
     }
     about = {"task": policy.manifest.task, "kind": policy.manifest.kind, "policy": told["policy"][:12]}
-    write(out / "index.html", page(about, evidence, verdict, videos).encode())
+    write(out / "index.html", page(about, evidence, broken, verdict, videos).encode())
     write(out / "report.json", json.dumps(told, indent=1).encode() + b"\n")
 
 
@@ -166,7 +187,7 @@ class _Beat:
         parts = len(config.stress) + len(variants(task))
         episodes = [config.episodes] * (2 if incumbent else 1) + [config.part] * parts
         episodes += [config.part, config.cheap] * len(config.noises)
-        self.total = sum(-(-count // 64) * task.horizon for count in episodes)
+        self.total = (sum(-(-count // 64) for count in episodes) + config.videos) * task.horizon
         self.done, self.told, self.report, self.view = 0, time.monotonic(), report, view
 
     def __call__(self, sim: Sim) -> None:

@@ -16,8 +16,10 @@ from atoll.physical.sim.envs.scenery import add_sky
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Array, Reward, Task
 
-ARM, MASS, THRUST, DRAG = 0.12, 0.5, 3.0, 0.016
-"""Rotors' distance from the axes, m; kg; most thrust of a rotor, N; torque by thrust, m."""
+ARM, MASS, THRUST, DRAG, GRAVITY = 0.12, 0.5, 3.0, 0.016, 9.81
+"""Rotors' distance from the axes, m; kg; most thrust of a rotor, N; torque by thrust, m; m/s²."""
+HOVER, SPOOL = MASS * GRAVITY / 4, 0.03
+"""Thrust of a rotor that holds the drone up, N; seconds from none to most, as small brushless motors take."""
 ROTORS = ((1, 1, -1), (1, -1, 1), (-1, -1, -1), (-1, 1, 1))
 """Signs of x, y and of the drag's torque: front left, front right, rear right, rear left."""
 ROOM = np.array([1.5, 1.5, 0.8])
@@ -122,7 +124,7 @@ def reset(sim: Sim, i: int, rng: np.random.Generator) -> None:
 
 def act(sim: Sim, action: Array) -> None:
     """Thrusts, N; of what is not a number, what hovers."""
-    sim.ctrl[:] = np.clip(np.where(np.isfinite(action), action, MASS * 9.81 / 4), 0, THRUST)
+    sim.ctrl[:] = np.clip(np.where(np.isfinite(action), action, HOVER), 0, THRUST)
 
 
 def task() -> Task:
@@ -161,5 +163,7 @@ def task() -> Task:
             Channel(f"thrust_{name}", 1, "N", 0, THRUST)
             for name in ("front_left", "front_right", "rear_right", "rear_left")
         ),
+        velocity=4 * (THRUST / SPOOL,),
+        safe=4 * (HOVER,),
         camera="room",
     )

@@ -31,6 +31,8 @@ FOOT, LIFT, STRIDES = 0.023, 0.05, 2.0
 """Radius of a foot and how high it is lifted, m; strides a second."""
 STIFFNESS, DAMPING = 35.0, 0.5
 TIMESTEP, SUBSTEPS = 0.005, 4
+JOINT_SPEED = np.tile([30.1, 30.1, 20.06], 4)
+"""The fastest that joints turn, rad/s (Unitree's go1_description)."""
 SPEEDS = (1.0, 0.5, 1.0)
 """The fastest commands: forward and sideways, m/s; turning, rad/s."""
 
@@ -154,5 +156,7 @@ def task() -> Task:
         frame_skip=SUBSTEPS,
         channels=CHANNELS,
         actions=ACTIONS,
+        velocity=tuple(JOINT_SPEED.tolist()),
+        safe=tuple(HOME.tolist()),
         camera="tracking",
     )

@@ -151,6 +151,7 @@ def task() -> Task:
         act=legged.targets(LOW, HIGH),
         action_low=LOW,
         action_high=HIGH,
+        safe=tuple(HOME.tolist()),
         command_size=3,
         command=legged.commands(SPEEDS, every_s=5.0),
         success=legged.followed(0.3, 0.4),

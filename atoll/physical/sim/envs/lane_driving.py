@@ -25,6 +25,8 @@ DRIVE, BRAKE, AIR = 4500.0, 9000.0, 0.6
 """Most force of engine and of brakes, N; drag by the square of the speed, N s²/m²."""
 STEER, STEER_RATE = 0.2, 0.5
 """rad and rad/s of the front wheels."""
+PEDAL_RATE, GENTLE = 5.0, -0.3
+"""How fast the pedal moves, shares of its range a second (from rest to full brakes in 0.2 s); braking at 1.8 m/s²."""
 CARS = 3
 ONCOMING = 2
 AHEAD = np.array([5.0, 10.0, 20.0, 35.0, 50.0])
@@ -331,6 +333,8 @@ def task() -> Task:
         frame_skip=4,
         horizon=1000,
         channels=CHANNELS,
+        velocity=(STEER_RATE, PEDAL_RATE),
+        safe=(0.0, GENTLE),
         actions=(Channel("steering", 1, "rad", -STEER, STEER), Channel("pedal", 1, "", -1, 1)),
         camera="cockpit",
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from atoll.core.manifest import Channel
 from atoll.physical.sim import randomise
-from atoll.physical.sim.robots import GRIPPER_WIDTH, PANDA_HOME, PANDA_VELOCITY, panda
+from atoll.physical.sim.robots import GRIPPER_WIDTH, PANDA_ACCELERATION, PANDA_HOME, PANDA_VELOCITY, panda
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Array, Task
 
@@ -29,9 +29,13 @@ BLOCK = slice(9, 16)
 TIMESTEP, SUBSTEPS = 0.005, 10
 SPEED = np.array([*PANDA_VELOCITY, 0.1])
 """How fast targets move: rad/s, and m/s of the gripper's opening (50 mm/s a finger)."""
+ACCELERATION = (*PANDA_ACCELERATION, 2.0)
+"""rad/s², and m/s² of the gripper, for which none is published: at full speed within an action."""
 LOW = np.array([-0.8, -1.0, -0.8, -3.05, -0.6, 1.3, -1.6, 0.0], np.float32)
 HIGH = np.array([0.8, 1.0, 0.8, -1.1, 0.6, 3.5, 2.85, GRIPPER_WIDTH], np.float32)
 """Actions, rad and m: what the table needs, within what the arm can do."""
+HOLD = 10
+"""Steps, half a second, for which a success must last to be none in passing."""
 
 JOINTS = Channel("joint_position", 7, "rad", -2.9, 3.8)
 SPEEDS = Channel("joint_velocity", 7, "rad/s", -2.7, 2.7)
@@ -190,5 +194,6 @@ ARM_OBSERVATIONS = {
 }
 BLOCK_OBSERVATIONS = {"object_position": block, "object_rotation": block_rotation}
 table_task = partial(
-    Task, act=act, action_low=LOW, action_high=HIGH, actions=ACTIONS, frame_skip=SUBSTEPS, camera="front"
+    Task, act=act, action_low=LOW, action_high=HIGH, actions=ACTIONS, frame_skip=SUBSTEPS, camera="front", hold=HOLD,
+    velocity=tuple(SPEED.tolist()), acceleration=ACCELERATION, measured=("joint_position", "gripper"),
 )
