@@ -52,11 +52,11 @@ def mlp(manifest: Manifest = MANIFEST, gain: float = 1.0) -> MlpPolicy:
     return MlpPolicy(replace(manifest, network={"squash": "none"}), weights)
 
 
-def gated(folder: Path, policy: Any = None, decision: str = "pass") -> tuple[str, str]:
+def gated(folder: Path, policy: Any = None, decision: str = "pass", seed: int = 1) -> tuple[str, str]:
     """A policy on disk and the report of its gate: two folders."""
     save_policy(policy or mlp(), folder / "policy")
     (folder / "report").mkdir(exist_ok=True)
-    report = {"decision": decision, "policy": fingerprint(folder / "policy")}
+    report = {"decision": decision, "policy": fingerprint(folder / "policy"), "config": {"seed": seed}}
     (folder / "report/report.json").write_text(json.dumps(report))
     return str(folder / "policy"), str(folder / "report")
 

@@ -26,6 +26,7 @@ from atoll.physical.imitation.networks import NETWORKS, Sizes
 from atoll.physical.imitation.policies import TorchPolicy
 from atoll.physical.serve import server
 from atoll.physical.serve.client import connect
+from atoll.physical.serve.record import fingerprint
 from atoll.physical.serve.wire import pack, unpack
 
 HEADERS = {"authorization": f"Bearer {SECRET}"}
@@ -351,9 +352,49 @@ async def test_a_rollback_serves_the_version_before_and_ends_sessions(tmp_path: 
             assert (await robot.act(seen(0.04))).actions[0, 0] == pytest.approx(0.04)
 
 
+async def test_a_policy_judged_anew_stays_in_service_and_in_the_past(tmp_path: Path):
+    folders = {}
+    for run, gain in (("a", 1.0), ("y", 0.5), ("b", 1.0), ("c", 1.0)):
+        (tmp_path / run).mkdir()
+        folders[run] = gated(tmp_path / run, mlp(gain=gain), seed=ord(run))
+    async with service(tmp_path / "data") as made:
+        for run in ("a", "y", "b"):
+            row = await made.promote("arm", *folders[run], ADMIN)
+        before = made.served("arm")
+        row = await made.promote("arm", *folders["c"], ADMIN)
+        assert row["promoted"]["report"] == fingerprint(Path(folders["c"][1]))
+        assert len(row["past"]) == 2
+        assert made.served("arm") is before
+    async with service(tmp_path / "data") as made:
+        assert made.rows()[0]["state"] == "ready"
+        await made.rollback("arm", ADMIN)
+        row = await made.rollback("arm", ADMIN)
+        assert row["promoted"]["report"] == fingerprint(Path(folders["a"][1]))
+
+
+async def test_an_admission_that_is_killed_harms_nothing_in_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    async with policies(tmp_path) as (made, _):
+        again = gated(tmp_path, seed=2)
+        for call in ("rename", "replace"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, call, killed)
+                with pytest.raises(KeyboardInterrupt):
+                    made.records.admit("arm", *map(Path, again))
+                    made.records.write(made._known["arm"])
+    litter = tmp_path / f"data/arm/versions/{'0' * 32}.part"
+    litter.mkdir()
+    async with service(tmp_path / "data") as made:
+        assert made.rows()[0]["state"] == "ready"
+        assert not litter.exists()
+
+
 async def test_a_version_that_was_changed_on_disk_is_not_served(tmp_path: Path):
     async with policies(tmp_path) as (made, _):
-        folder = made.records.folder("arm", made.rows()[0]["promoted"]["policy"])
+        promoted = made.rows()[0]["promoted"]
+        folder = made.records.folder("arm", promoted["policy"], promoted["report"]) / "policy"
     (folder / "policy.json").write_text((folder / "policy.json").read_text().replace("50.0", "500.0"))
     async with service(tmp_path / "data") as made:
         [row] = made.rows()

@@ -1,7 +1,8 @@
 """What is served, on disk: `<root>/<name>/` has `service.json` (what is promoted, what was before, whether it is
-stopped), `versions/<digest>/policy` and `versions/<digest>/report`, and `audit.jsonl`.
+stopped), `versions/<policy>-<report>/policy` and `/report` (by their digests), and `audit.jsonl`.
 
 A version is admitted with the report of the gate that it passed; both are copied, and checked again whenever loaded.
+What is admitted stays as it is: the same policy with another report lies beside it.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Records:
         told = {**asdict(record), "stop": record.stop._asdict() if record.stop else None}
         write_whole(folder / "service.json", json.dumps(told, indent=1).encode() + b"\n")
 
-    def folder(self, name: str, version: str) -> Path:
-        return self.root / name / "versions" / version / "policy"
+    def folder(self, name: str, policy: str, report: str) -> Path:
+        return self.root / name / "versions" / f"{policy}-{report}"
 
     def admit(self, name: str, policy: Path, report: Path) -> tuple[str, str]:
         """Keep a copy of a policy that passed the gate; its digest and that of the report. Raises NotFound, or
@@ -83,28 +84,54 @@ class Records:
             raise InvalidRequest("'name' must be lower-case letters, digits, '.', '_' or '-'", param="name")
         version, verdict = fingerprint(policy), fingerprint(report)
         check_gate(report, version)
-        kept = self.root / name / "versions" / version
-        coming = kept.with_name(f"{version}.{uuid.uuid4().hex}.part")
+        kept = self.folder(name, version, verdict)
+        if _holds(kept, version, verdict):
+            return version, verdict
+        coming = kept.with_name(f"{uuid.uuid4().hex}.part")
         try:
             for source, part in ((policy, "policy"), (report, "report")):
-                shutil.copytree(source, coming / part, ignore=shutil.ignore_patterns(*APART))
-            if (fingerprint(coming / "policy"), fingerprint(coming / "report")) != (version, verdict):
+                ignored = shutil.ignore_patterns(*APART)
+                shutil.copytree(source, coming / part, ignore=ignored, copy_function=_copy)
+            if not _holds(coming, version, verdict):
                 raise InvalidRequest("the policy or its report changed while it was copied", param="policy")
-            shutil.rmtree(kept, ignore_errors=True)
+            if kept.exists():
+                kept.rename(coming.with_suffix(".damaged"))
             coming.rename(kept)
         except OSError as error:
             raise SetupError(f"cannot keep the policy in {kept}: {error.strerror or error}") from None
         finally:
-            shutil.rmtree(coming, ignore_errors=True)
+            for left in kept.parent.glob(f"{coming.stem}.*"):
+                shutil.rmtree(left, ignore_errors=True)
         return version, verdict
 
     def checked(self, name: str, promotion: Promotion) -> Path:
-        """The folder of an admitted version. Raises InvalidRequest where it or its report is not what was admitted."""
-        folder = self.folder(name, promotion.policy)
-        if fingerprint(folder) != promotion.policy or fingerprint(folder.with_name("report")) != promotion.report:
-            raise InvalidRequest(f"version {promotion.policy[:12]} of '{name}' was changed on disk", param="policy")
-        check_gate(folder.with_name("report"), promotion.policy)
-        return folder
+        """The folder of an admitted policy. Raises InvalidRequest where it or its report is not what was admitted."""
+        folder = self.folder(name, promotion.policy, promotion.report)
+        if not _holds(folder, promotion.policy, promotion.report):
+            why = f"version {promotion.policy[:12]} of '{name}' cannot be read, or was changed on disk"
+            raise InvalidRequest(why, param="policy")
+        check_gate(folder / "report", promotion.policy)
+        return folder / "policy"
+
+    def tidy(self) -> None:
+        """Remove what admissions that were killed have left."""
+        for pattern in ("*.part", "*.damaged"):
+            for left in self.root.glob(f"*/versions/{pattern}"):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _holds(folder: Path, policy: str, report: str) -> bool:
+    try:
+        return (fingerprint(folder / "policy"), fingerprint(folder / "report")) == (policy, report)
+    except (NotFound, InvalidRequest, OSError):
+        return False
+
+
+def _copy(source: str, target: str) -> None:
+    """On disk when it returns."""
+    shutil.copyfile(source, target)
+    with open(target, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def check_gate(report: Path, version: str) -> None:

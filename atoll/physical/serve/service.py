@@ -57,6 +57,7 @@ class Service:
 
     async def start(self) -> None:
         """Bring what is promoted into service. One that cannot be is listed with the reason."""
+        await asyncio.to_thread(self.records.tidy)
         for name in await asyncio.to_thread(self.records.names):
             try:
                 record = self._known[name] = await asyncio.to_thread(self.records.read, name)
@@ -97,11 +98,8 @@ class Service:
                 policy, report = await asyncio.to_thread(self._pair, policy)
             folders = self._folder(policy, "policy"), self._folder(report, "report")
             version, verdict = await asyncio.to_thread(self.records.admit, name, *folders)
-            old = self._known.get(name)
-            if old is not None and old.promoted.policy == version and name in self._served:
-                raise Conflict(f"version {version[:12]} of '{name}' is promoted already")
-            past = (*old.past, old.promoted) if old else ()
-            await self._change(Record(name, Promotion(version, verdict, by.id, time.time()), past), "promoted", by)
+            old, coming = self._known.get(name), Promotion(version, verdict, by.id, time.time())
+            await self._change(Record(name, coming, self._past(old, coming)), "promoted", by)
             return self._row(name)
 
     async def rollback(self, name: str, by: Key) -> Mapping[str, Any]:
@@ -178,8 +176,18 @@ class Service:
         key, until = self._tickets.pop(ticket, (None, 0.0))
         return key if until > time.time() else None
 
+    def _past(self, old: Record | None, coming: Promotion) -> tuple[Promotion, ...]:
+        """What a rollback from `coming` goes back to: not to the same policy. Raises Conflict where it is promoted."""
+        if old is None or old.promoted.policy != coming.policy:
+            return (*old.past, old.promoted) if old else ()
+        if old.promoted.report == coming.report and old.name in self._served:
+            message = f"version {coming.policy[:12]} of '{old.name}' is promoted already"
+            raise Conflict(message, code="already_promoted")
+        return old.past
+
     async def _change(self, record: Record, event: str, by: Key) -> None:
-        """Serve another version. The old one goes on where the new one cannot be loaded or kept."""
+        """Serve another version. The old one goes on where the new one cannot be loaded or kept; so do its sessions
+        where the policy is the same, judged anew."""
         served, old = await self._load(record), self._known.get(record.name)
         self._known[record.name] = record
         try:
@@ -191,7 +199,8 @@ class Service:
             raise
         promoted = record.promoted
         self._audit(record.name).write(event, by.id, version=promoted.policy, report=promoted.report)
-        self._take_over(served)
+        if (now := self._served.get(record.name)) is None or now.version != served.version:
+            self._take_over(served)
 
     async def _load(self, record: Record) -> Served:
         name, promoted = record.name, record.promoted
