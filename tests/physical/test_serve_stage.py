@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from served import ADMIN, Shelf, gated, mlp
 
-from atoll.core.errors import InvalidRequest, NotFound
+from atoll.core.errors import InvalidRequest, NotFound, SetupError
 from atoll.core.runs import Artifact
 from atoll.jobs.artifacts import Shelf as Artifacts
 from atoll.physical.serve import intake
@@ -76,6 +76,53 @@ async def test_what_the_stage_made_is_served_and_a_rollback_stays_one(tmp_path: 
     with taking(service, tmp_path, monkeypatch):
         await asyncio.sleep(0.1)
     assert promoted(service) == fingerprint(first)
+    await service.close()
+
+
+async def test_what_cannot_be_served_is_listed_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shelf = Shelf(tiers={"max": "some-model"})
+    service = Service(tmp_path / "policies", shelf, Artifacts(tmp_path).folder)
+    serve(tmp_path, "a", 1.0, "max")
+    serve(tmp_path, "b", 1.0)
+    with taking(service, tmp_path, monkeypatch):
+        await looked(tmp_path)
+        arm, most = service.rows()
+        assert (arm["state"], arm["detail"]) == ("ready", "")
+        assert (most["id"], most["state"]) == ("max", "failed")
+        assert "name of a model" in most["detail"]
+    await service.close()
+    service = Service(tmp_path / "policies", shelf, Artifacts(tmp_path).folder)
+    await service.start()
+    with taking(service, tmp_path, monkeypatch):
+        async with asyncio.timeout(10):
+            while len(service.rows()) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert "name of a model" in service.rows()[1]["detail"]
+    shelf.tiers.clear()
+    row = await service.promote("max", str(tmp_path / "runs/a/policy"), str(tmp_path / "runs/a/report"), ADMIN)
+    assert row["detail"] == ""
+    await service.close()
+
+
+async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise SetupError("no space left on device")
+
+    service = Service(tmp_path / "policies", Shelf(), Artifacts(tmp_path).folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(service.records, "admit", full)
+        patch.setattr(intake, "write_whole", full)
+        with taking(service, tmp_path, monkeypatch):
+            serve(tmp_path, "a", 1.0)
+            async with asyncio.timeout(10):
+                while not service.rows():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert "no space left" in service.rows()[0]["detail"]
+            patch.undo()
+            monkeypatch.setattr(intake, "LOOK_S", 0.01)
+            await looked(tmp_path)
+    assert promoted(service) == fingerprint(tmp_path / "runs/a/policy")
+    assert service.rows()[0]["detail"] == ""
     await service.close()
 
 

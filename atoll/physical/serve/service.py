@@ -41,7 +41,8 @@ class Catalogue(Protocol):
 
 
 class Service:
-    """`find` tells the folder of an artifact by its digest, or raises NotFound."""
+    """`find` tells the folder of an artifact by its digest, or raises NotFound. `refused` tells why what was made last
+    under a name is not what is served there."""
 
     def __init__(self, root: Path, catalogue: Catalogue, find: Find) -> None:
         self.records = Records(root)
@@ -50,6 +51,7 @@ class Service:
         self._stops: dict[str, Latch] = {}
         self._served: dict[str, Served] = {}
         self._failed: dict[str, AtollError] = {}
+        self.refused: dict[str, str] = {}
         self._audits: dict[str, Audit] = {}
         self._tickets: dict[str, tuple[Key, float]] = {}
         self._agreed: dict[tuple[str, str], float] = {}
@@ -89,7 +91,11 @@ class Service:
         raise NotFound(f"no policy '{name}' is served; there are: {known}", param="policy", code="policy_not_found")
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [self._row(name) for name in sorted({*self._known, *self._failed})]
+        return [self._row(name) for name in sorted({*self._known, *self._failed, *self.refused})]
+
+    def refuse(self, name: str, why: str) -> None:
+        """Tell `why` in the row of `name`, until something is promoted there."""
+        self.refused[name] = why
 
     async def promote(self, name: str, policy: str, report: str, by: Key) -> Mapping[str, Any]:
         async with self._changing:
@@ -100,6 +106,7 @@ class Service:
             version, verdict = await asyncio.to_thread(self.records.admit, name, *folders)
             old, coming = self._known.get(name), Promotion(version, verdict, by.id, time.time())
             await self._change(Record(name, coming, self._past(old, coming)), "promoted", by)
+            self.refused.pop(name, None)
             return self._row(name)
 
     async def rollback(self, name: str, by: Key) -> Mapping[str, Any]:
@@ -252,12 +259,12 @@ class Service:
 
     def _row(self, name: str) -> dict[str, Any]:
         record, served, failed = self._known.get(name), self._served.get(name), self._failed.get(name)
-        state = "missing" if isinstance(failed, NotInstalled) else "failed" if failed else "ready"
+        state = "missing" if isinstance(failed, NotInstalled) else "ready" if served else "failed"
         stop = self._stops.get(name)
         return {
             "id": name,
             "state": "stopped" if stop and served else state,
-            "detail": failed.message if failed else "",
+            "detail": " / ".join(filter(None, (failed.message if failed else "", self.refused.get(name, "")))),
             "promoted": asdict(record.promoted) if record else None,
             "past": [asdict(each) for each in record.past] if record else [],
             "stop": {"by": stop.by, "reason": stop.reason, "at": stop.at} if stop else None,
