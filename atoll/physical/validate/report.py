@@ -24,6 +24,8 @@ def page(about: Mapping[str, Any], evidence: Evidence, verdict: Verdict, videos:
     shown = {"as it is": evidence.nominal, **evidence.variants}
     if evidence.incumbent is not None:
         shown["the policy it would replace"] = evidence.incumbent
+    if evidence.random is not None:
+        shown["random actions"] = evidence.random
     return Template(PAGE.read_text()).substitute(
         title=f"Gate of a policy for {escape(str(about['task']))}",
         decision=decision,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import mujoco
 import numpy as np
 
 from atoll.core.errors import InvalidRequest
-from atoll.core.gate import Evidence, Rule, Trials, Verdict, decide
+from atoll.core.gate import Evidence, Rule, Verdict, decide, plain
 from atoll.core.manifest import Image
 from atoll.core.runs import Reporter, Stage
 from atoll.physical.policy import Policy, check_fit, load_policy, write
@@ -25,7 +25,17 @@ from atoll.physical.sim.task import Task
 from atoll.physical.synth.cameras import Cameras
 from atoll.physical.synth.live import View, camera_of_task
 from atoll.physical.synth.video import write_video
-from atoll.physical.validate.measure import Beat, Trial, ranked, run_trial, stressed, task_of, trials, variants
+from atoll.physical.validate.measure import (
+    Beat,
+    Trial,
+    ranked,
+    run_random,
+    run_trial,
+    stressed,
+    task_of,
+    trials,
+    variants,
+)
 from atoll.physical.validate.report import page
 
 VIDEO = Image("", 240, 320)
@@ -59,6 +69,8 @@ class Config:
         for name, most in (("stress", 10.0), ("noises", 1.0)):
             if any(not 0 <= value <= most for value in getattr(self, name)):
                 raise InvalidRequest(f"'{name}' must be between 0 and {most}", param=name)
+        if self.mark is not None and not math.isfinite(self.mark):
+            raise InvalidRequest("'mark' must be a finite number", param="mark")
 
 
 def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter) -> None:
@@ -94,7 +106,8 @@ def measure(config: Config, task: Task, policy: Policy, incumbent: Policy | None
     other = {n: trials(run_trial(o, policy, part, beat), task, config.mark) for n, o in variants(task).items()}
     before = trials(run_trial(task, incumbent, whole, beat), task, config.mark) if incumbent else None
     ranks = ranked(task, policy, part, config.cheap, config.noises, beat)
-    return Evidence(trials(nominal, task, config.mark), stress, other, before, ranks, int(nominal.broken.sum()))
+    random = trials(run_random(task, part, beat), task, config.mark)
+    return Evidence(trials(nominal, task, config.mark), stress, other, before, ranks, int(nominal.broken.sum()), random)
 
 
 def film(config: Config, task: Task, policy: Policy, folder: Path) -> list[str]:
@@ -135,7 +148,7 @@ def _write(
         "incumbent": fingerprint(inputs["incumbent"]) if "incumbent" in inputs else None,
         "task": policy.manifest.task,
         "checks": [check._asdict() for check in verdict.checks],
-        "evidence": _plain(evidence),
+        "evidence": plain(evidence),
         "rule": asdict(config.rule),
         "config": {**asdict(config), "rule": asdict(config.rule)},
         "mujoco": mujoco.__version__,
@@ -145,25 +158,11 @@ def _write(
     write(out / "report.json", json.dumps(told, indent=1).encode() + b"\n")
 
 
-def _plain(evidence: Evidence) -> dict[str, Any]:
-    def one(trial: Trials) -> dict[str, Any]:
-        return {**trial._asdict(), "rate": trial.rate, "interval": list(trial.interval)}
-
-    return {
-        "nominal": one(evidence.nominal),
-        "stress": {f"{level:g}": one(trial) for level, trial in evidence.stress.items()},
-        "variants": {name: one(trial) for name, trial in evidence.variants.items()},
-        "incumbent": one(evidence.incumbent) if evidence.incumbent else None,
-        "ranks": [list(pair) for pair in evidence.ranks],
-        "broken": evidence.broken,
-    }
-
-
 class _Beat:
     """Counts steps of simulations against those that will be needed at most."""
 
     def __init__(self, config: Config, task: Task, incumbent: Policy | None, report: Reporter, view: View):
-        parts = len(config.stress) + len(variants(task))
+        parts = len(config.stress) + len(variants(task)) + 1
         episodes = [config.episodes] * (2 if incumbent else 1) + [config.part] * parts
         episodes += [config.part, config.cheap] * len(config.noises)
         self.total = sum(-(-count // 64) * task.horizon for count in episodes)
