@@ -132,7 +132,7 @@ def _incumbent(nominal: Trials, incumbent: Trials, rule: Rule) -> Check:
 def _ranks(ranks: Sequence[tuple[float, float]], rule: Rule) -> Check:
     cheap, full = [a for a, _ in ranks], [b for _, b in ranks]
     value, cost = spearman(cheap, full), mmrv(cheap, full)
-    why = f"of {len(ranks)} policies; a wrong order costs at most {cost:.1%} on average (MMRV); {rule.loss:.1%} may"
+    why = f"of {len(ranks)} policies; a wrong order costs {cost:.1%} on average at most (MMRV), and may {rule.loss:.1%}"
     return Check("rank correlation", value >= rule.rank or cost <= rule.loss, value, rule.rank, why)
 
 

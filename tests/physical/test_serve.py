@@ -334,6 +334,26 @@ async def test_only_what_passed_its_gate_is_served(tmp_path: Path):
             await made.rollback("arm", ADMIN)
 
 
+async def test_a_report_that_no_gate_wrote_is_refused(tmp_path: Path):
+    policy, report = gated(tmp_path)
+    path = Path(report) / "report.json"
+    told = json.loads(path.read_text())
+    lost = {**told["evidence"], "nominal": {"successes": 50, "episodes": 100}}
+    forged = {
+        "lacks 'incumbent'": {"decision": "pass", "policy": told["policy"]},
+        "does not tell what": {**told, "evidence": {"nominal": {"successes": 9, "episodes": 1}}},
+        "'rule.success' must be": {**told, "rule": {"success": -1}},
+        "its own evidence says otherwise": {**told, "evidence": lost},
+        "must show": {**told, "evidence": lost, "rule": {"success": 0, "gap": 1}},
+        "did not try": {**told, "evidence": {**told["evidence"], "stress": {}}},
+    }
+    async with service(tmp_path / "data") as made:
+        for why, each in forged.items():
+            path.write_text(json.dumps(each))
+            with pytest.raises(InvalidRequest, match=why):
+                await made.promote("arm", policy, report, ADMIN)
+
+
 async def test_a_rollback_serves_the_version_before_and_ends_sessions(tmp_path: Path):
     async with policies(tmp_path) as (made, url):
         first = made.rows()[0]["promoted"]["policy"]

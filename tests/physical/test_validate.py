@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from atoll.core.errors import InvalidRequest
+from atoll.core.gate import Rule
 from atoll.core.manifest import Manifest
 from atoll.physical.policy import MlpPolicy, limits, save_policy, spec
-from atoll.physical.serve.record import check_gate, fingerprint
+from atoll.physical.serve.passed import check_floor, check_gate
+from atoll.physical.serve.record import fingerprint
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
 from atoll.physical.validate.stage import Config, run
@@ -60,7 +63,7 @@ def judge(policy: Path, out: Path, config: Config = SMALL, **more: Path) -> dict
 def test_a_policy_that_balances_passes_and_may_be_served(good: Path, tmp_path: Path) -> None:
     told = judge(good, tmp_path / "report")
     assert told["decision"] == "pass", told["checks"]
-    check_gate(tmp_path / "report", fingerprint(good))
+    check_floor(check_gate(tmp_path / "report", fingerprint(good)))
     assert told["evidence"]["nominal"]["successes"] == 20
     assert set(told["evidence"]["variants"]) == {
         "half the time step", "conjugate gradient solver", "pyramidal friction",
@@ -81,6 +84,18 @@ def test_a_policy_that_does_nothing_is_stopped(idle: Path, good: Path, tmp_path:
         check_gate(tmp_path / "report", fingerprint(idle))
 
 
+def test_a_mark_that_random_actions_reach_does_not_pass(idle: Path, tmp_path: Path) -> None:
+    told = judge(idle, tmp_path / "report", replace(SMALL, mark=-1e9, videos=0))
+    assert [check["name"] for check in told["checks"] if not check["passed"]] == ["random actions"]
+
+
+def test_a_lenient_gate_does_not_bring_a_policy_into_service(idle: Path, tmp_path: Path) -> None:
+    told = judge(idle, tmp_path / "report", replace(SMALL, videos=0, rule=Rule(0, 0, 1, 1, -1, 1)))
+    assert told["decision"] == "pass"
+    with pytest.raises(InvalidRequest, match="less than every policy must show: success: 0 of 20"):
+        check_floor(check_gate(tmp_path / "report", fingerprint(idle)))
+
+
 def test_the_same_policy_gets_the_same_report(good: Path, tmp_path: Path) -> None:
     def digests(out: Path) -> dict[str, str]:
         judge(good, out)
@@ -94,7 +109,10 @@ def test_a_task_without_success_needs_a_mark(good: Path, tmp_path: Path) -> None
         judge(good, tmp_path / "report", Config())
 
 
-@pytest.mark.parametrize("change", [{"episodes": 1}, {"stress": (99.0,)}, {"noises": (-1.0,)}, {"videos": 21}])
+@pytest.mark.parametrize(
+    "change",
+    [{"episodes": 1}, {"stress": (99.0,)}, {"noises": (-1.0,)}, {"videos": 21}, {"mark": float("nan")}],
+)
 def test_bad_settings_are_refused_by_name(change: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Config(**change)

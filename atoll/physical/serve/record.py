@@ -21,6 +21,7 @@ from typing import Any
 from atoll.core.errors import InvalidRequest, NotFound, SetupError
 from atoll.core.runs import digest_of
 from atoll.core.session import Latch
+from atoll.physical.serve.passed import check_floor, check_gate
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 APART = {".work", "artifact.json"}
@@ -83,7 +84,7 @@ class Records:
         if not NAME.fullmatch(name):
             raise InvalidRequest("'name' must be lower-case letters, digits, '.', '_' or '-'", param="name")
         version, verdict = fingerprint(policy), fingerprint(report)
-        check_gate(report, version)
+        check_floor(check_gate(report, version))
         kept = self.folder(name, version, verdict)
         if _holds(kept, version, verdict):
             return version, verdict
@@ -132,19 +133,6 @@ def _copy(source: str, target: str) -> None:
     shutil.copyfile(source, target)
     with open(target, "rb") as file:
         os.fsync(file.fileno())
-
-
-def check_gate(report: Path, version: str) -> None:
-    """Raises InvalidRequest unless the gate's `report.json` says that the policy `version` has passed."""
-    try:
-        told = json.loads((report / "report.json").read_bytes())
-    except (OSError, ValueError):
-        raise InvalidRequest("'report' has no report.json that can be read", param="report") from None
-    if not isinstance(told, Mapping) or told.get("policy") != version:
-        raise InvalidRequest(f"the report is not about this policy, {version[:12]}", param="report")
-    if told.get("decision") != "pass":
-        why = f"its gate said '{told.get('decision')}'; no policy is served that has not passed"
-        raise InvalidRequest(f"this policy may not be served: {why}", param="report", code="gate_not_passed")
 
 
 def fingerprint(folder: Path) -> str:

@@ -15,7 +15,8 @@ from atoll.core.errors import InvalidRequest
 from atoll.core.runs import Reporter, Stage
 from atoll.core.session import rules_of
 from atoll.physical.policy import load_policy
-from atoll.physical.serve.record import NAME, check_gate, fingerprint, write_whole
+from atoll.physical.serve.passed import check_gate
+from atoll.physical.serve.record import NAME, fingerprint, write_whole
 
 
 @dataclass(frozen=True, slots=True)
