@@ -54,9 +54,11 @@ def mlp(manifest: Manifest = MANIFEST, gain: float = 1.0) -> MlpPolicy:
 
 
 def gated(
-    folder: Path, policy: Any = None, decision: str = "pass", seed: int = 1, incumbent: str | None = None
+    folder: Path, policy: Any = None, decision: str = "pass", seed: int = 1, incumbent: str | Path | None = None
 ) -> tuple[str, str]:
-    """A policy on disk and the report of its gate: two folders. `incumbent`: of what it was compared with."""
+    """A policy on disk and the report of its gate: two folders. `incumbent`: what it was compared with."""
+    if isinstance(incumbent, Path):
+        incumbent = fingerprint(incumbent)
     save_policy(policy or mlp(), folder / "policy")
     won = Trials(100 if decision == "pass" else 0, 100)
     before = Trials(98, 100) if incumbent else None

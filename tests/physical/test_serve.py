@@ -358,7 +358,12 @@ async def test_a_rollback_serves_the_version_before_and_ends_sessions(tmp_path: 
     async with policies(tmp_path) as (made, url):
         first = made.rows()[0]["promoted"]["policy"]
         (tmp_path / "next").mkdir()
-        await made.promote("arm", *gated(tmp_path / "next", mlp(gain=0.5)), ADMIN)
+        other = gated(tmp_path / "next", mlp(gain=0.5))
+        with pytest.raises(Conflict, match=f"does not compare with .*--from incumbent={first[:12]}"):
+            await made.promote("arm", *other, ADMIN)
+        await made.promote("arm", *other, ADMIN, uncompared=True)
+        await made.rollback("arm", ADMIN)
+        await made.promote("arm", *gated(tmp_path / "next", mlp(gain=0.5), incumbent=first), ADMIN)
         second = made.rows()[0]["promoted"]["policy"]
         assert first != second
         async with connect(url, SECRET, consent=True) as robot:
@@ -374,9 +379,10 @@ async def test_a_rollback_serves_the_version_before_and_ends_sessions(tmp_path: 
 
 async def test_a_policy_judged_anew_stays_in_service_and_in_the_past(tmp_path: Path):
     folders = {}
-    for run, gain in (("a", 1.0), ("y", 0.5), ("b", 1.0), ("c", 1.0)):
+    for run, gain, before in (("a", 1.0, None), ("y", 0.5, "a"), ("b", 1.0, "y"), ("c", 1.0, None)):
         (tmp_path / run).mkdir()
-        folders[run] = gated(tmp_path / run, mlp(gain=gain), seed=ord(run))
+        incumbent = tmp_path / before / "policy" if before else None
+        folders[run] = gated(tmp_path / run, mlp(gain=gain), seed=ord(run), incumbent=incumbent)
     async with service(tmp_path / "data") as made:
         for run in ("a", "y", "b"):
             row = await made.promote("arm", *folders[run], ADMIN)

@@ -25,10 +25,11 @@ class Quiet:
     def progress(self, done: float, total: float, **figures: float) -> None: ...
 
 
-def serve(data: Path, run: str, gain: float, name: str = "arm") -> str:
+def serve(data: Path, run: str, gain: float, name: str = "arm", incumbent: Path | None = None) -> str:
     """A run's artifacts, its service last; the digest of that."""
     shelf, folders = Artifacts(data), {}
-    for role, given in zip(("policy", "report"), gated(made(data / "runs" / run), mlp(gain=gain)), strict=True):
+    pair = gated(made(data / "runs" / run), mlp(gain=gain), incumbent=incumbent)
+    for role, given in zip(("policy", "report"), pair, strict=True):
         folders[role] = Path(given)
         shelf.seal(Path(given), Artifact(role, "", "test", {}))
     out = made(data / "runs" / run / "serve")
@@ -68,9 +69,13 @@ async def test_what_the_stage_made_is_served_and_a_rollback_stays_one(tmp_path: 
     with taking(service, tmp_path, monkeypatch):
         await looked(tmp_path)
         assert promoted(service) == fingerprint(first)
-        serve(tmp_path, "b", 0.5)
+        serve(tmp_path, "b", 0.5, incumbent=first)
         await looked(tmp_path)
         assert promoted(service) == fingerprint(second)
+        serve(tmp_path, "c", 0.2, incumbent=first)
+        await looked(tmp_path)
+        assert promoted(service) == fingerprint(second)
+        assert "does not compare with" in service.rows()[0]["detail"]
         await service.rollback("arm", ADMIN)
         await asyncio.sleep(0.1)
     with taking(service, tmp_path, monkeypatch):
@@ -128,8 +133,10 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
 
 async def test_a_service_can_be_promoted_by_its_digest(tmp_path: Path):
     service = Service(tmp_path / "policies", Shelf(), Artifacts(tmp_path).folder)
+    assert service.records.promoted(Artifacts(tmp_path).folder, "elsewhere") is None
     row = await service.promote("elsewhere", serve(tmp_path, "a", 1.0), "", ADMIN)
     assert row["promoted"]["policy"] == fingerprint(tmp_path / "runs/a/policy")
+    assert service.records.promoted(Artifacts(tmp_path).folder, "elsewhere") == row["promoted"]["policy"]
     with pytest.raises(NotFound, match="neither the digest"):
         await service.promote("elsewhere", str(tmp_path / "runs/a/policy"), "", ADMIN)
     await service.close()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atoll.core.errors import InvalidRequest
+from atoll.core.errors import Conflict, InvalidRequest
 from atoll.core.gate import FLOOR, Evidence, Rule, Verdict, decide, evidence_of
 
 PARTS = ("decision", "policy", "incumbent", "task", "checks", "evidence", "rule", "config", "mujoco")
@@ -40,6 +40,16 @@ def check_floor(told: Told) -> None:
         raise _refused("its gate did not try other solvers, or no randomised dynamics up to level 1 ('stress')")
     if not (verdict := decide(evidence, FLOOR)).passed:
         raise _refused(f"its gate asked for less than every policy must show: {_why(verdict)}")
+
+
+def check_compared(told: Told, against: str | None) -> None:
+    """Raises Conflict unless the gate compared the policy with `against`, the version that it replaces."""
+    if against is None or against in (told["policy"], told["incumbent"]):
+        return
+    judge = f"atoll validate --from policy={told['policy'][:12]} --from incumbent={against[:12]}"
+    message = f"the report does not compare with version {against[:12]}, which is in service"
+    message += f": judge it anew with '{judge}', or promote it with --uncompared"
+    raise Conflict(message, param="report", code="not_compared")
 
 
 def _measured(told: Told) -> tuple[Evidence, Rule]:

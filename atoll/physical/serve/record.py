@@ -13,16 +13,18 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from atoll.core.errors import InvalidRequest, NotFound, SetupError
+from atoll.core.errors import AtollError, InvalidRequest, NotFound, SetupError
 from atoll.core.runs import digest_of
 from atoll.core.session import Latch
-from atoll.physical.serve.passed import check_floor, check_gate
+from atoll.physical.serve.passed import check_compared, check_floor, check_gate
 
+ROBOT = "robot"
+"""What a policy is called where nobody says."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 APART = {".work", "artifact.json"}
 
@@ -69,6 +71,14 @@ class Records:
         except (ValueError, TypeError, KeyError) as error:
             raise SetupError(f"{path} is damaged: {error}") from None
 
+    def promoted(self, find: Callable[[str], Path], name: str) -> str | None:
+        """The digest of what is promoted under `name`, where that is an artifact that `find` knows."""
+        try:
+            digest = self.read(name).promoted.policy
+            return digest if find(digest) else None
+        except AtollError:
+            return None
+
     def write(self, record: Record) -> None:
         folder = self.root / record.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,13 +88,16 @@ class Records:
     def folder(self, name: str, policy: str, report: str) -> Path:
         return self.root / name / "versions" / f"{policy}-{report}"
 
-    def admit(self, name: str, policy: Path, report: Path) -> tuple[str, str]:
-        """Keep a copy of a policy that passed the gate; its digest and that of the report. Raises NotFound, or
-        InvalidRequest where the report is not a pass of this very policy."""
+    def admit(self, name: str, policy: Path, report: Path, against: str | None = None) -> tuple[str, str]:
+        """Keep a copy of a policy that passed the gate; its digest and that of the report. Raises NotFound,
+        InvalidRequest where the report is not a pass of this very policy, or Conflict where it does not compare with
+        the version `against`."""
         if not NAME.fullmatch(name):
             raise InvalidRequest("'name' must be lower-case letters, digits, '.', '_' or '-'", param="name")
         version, verdict = fingerprint(policy), fingerprint(report)
-        check_floor(check_gate(report, version))
+        told = check_gate(report, version)
+        check_floor(told)
+        check_compared(told, against)
         kept = self.folder(name, version, verdict)
         if _holds(kept, version, verdict):
             return version, verdict

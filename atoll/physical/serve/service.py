@@ -97,15 +97,20 @@ class Service:
         """Tell `why` in the row of `name`, until something is promoted there."""
         self.refused[name] = why
 
-    async def promote(self, name: str, policy: str, report: str, by: Key) -> Mapping[str, Any]:
+    async def promote(
+        self, name: str, policy: str, report: str, by: Key, uncompared: bool = False
+    ) -> Mapping[str, Any]:
         async with self._changing:
             self._check_name(name)
             if not report:
                 policy, report = await asyncio.to_thread(self._pair, policy)
             folders = self._folder(policy, "policy"), self._folder(report, "report")
-            version, verdict = await asyncio.to_thread(self.records.admit, name, *folders)
-            old, coming = self._known.get(name), Promotion(version, verdict, by.id, time.time())
-            await self._change(Record(name, coming, self._past(old, coming)), "promoted", by)
+            old = self._known.get(name)
+            against = old.promoted.policy if old and name in self._served and not uncompared else None
+            version, verdict = await asyncio.to_thread(self.records.admit, name, *folders, against)
+            coming = Promotion(version, verdict, by.id, time.time())
+            event = "promoted_uncompared" if uncompared else "promoted"
+            await self._change(Record(name, coming, self._past(old, coming)), event, by)
             self.refused.pop(name, None)
             return self._row(name)
 

@@ -81,10 +81,11 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     work.mkdir(parents=True)
     policy = load_policy(inputs["policy"])
     task = task_of(policy)
-    check_fit(policy.manifest, Sim(task, 1))
+    sim = Sim(task, 1)
+    check_fit(policy.manifest, sim)
     if not task.success and config.mark is None:
         raise InvalidRequest(f"'{task.name}' does not tell what success is: set 'mark', a return", param="mark")
-    incumbent = load_policy(inputs["incumbent"]) if "incumbent" in inputs else None
+    incumbent = load_policy(inputs["incumbent"], sim) if "incumbent" in inputs else None
     with View(work) as view:
         beat = _Beat(config, task, incumbent, report, view)
         evidence = measure(config, task, policy, incumbent, beat)
