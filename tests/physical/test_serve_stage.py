@@ -109,9 +109,10 @@ async def test_what_cannot_be_served_is_listed_with_the_reason(tmp_path: Path, m
     await service.close()
 
 
-async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("error", [SetupError("no space left on device"), OSError(28, "no space left on device")])
+async def test_a_full_disk_is_waited_for(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
-        raise SetupError("no space left on device")
+        raise error
 
     service = Service(tmp_path / "policies", Shelf(), Artifacts(tmp_path).folder)
     with monkeypatch.context() as patch:

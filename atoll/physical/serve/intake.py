@@ -59,14 +59,14 @@ class Intake:
         name = ""
         try:
             told = await asyncio.to_thread(self._read, digest)
+            if told is None:
+                return
             name = told["name"]
             await self._service.promote(name, digest, "", JOBS)
-        except (FileNotFoundError, NotADirectoryError):
-            return  # an artifact of another kind
-        except (AtollError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, AtollError) and error.code == "already_promoted":
+        except (AtollError, OSError, ValueError, KeyError, TypeError) as error:
+            if getattr(error, "code", "") == "already_promoted":
                 return
-            passing = isinstance(error, SetupError) or getattr(error, "retryable", False)
+            passing = _may_pass(error)
             why = f"what {digest[:12]} made is not put into service{' yet' if passing else ''}: {error}"
             if name:
                 self._service.refuse(name, why)
@@ -75,7 +75,11 @@ class Intake:
             log.warning("%s", why)
 
     def _read(self, digest: str) -> Any:
-        return json.loads((self._find(digest) / "service.json").read_bytes())
+        """None where the artifact is of another kind."""
+        try:
+            return json.loads((self._find(digest) / "service.json").read_bytes())
+        except FileNotFoundError:
+            return None
 
     def _new(self, since: int) -> list[tuple[str, int]]:
         """Artifacts since the last look, oldest first, with their times in nanoseconds."""
@@ -100,6 +104,12 @@ class Intake:
             self._mark.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._mark, json.dumps(kept).encode())
             self._kept = kept
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, AtollError):
+        return error.retryable or isinstance(error, SetupError)
+    return isinstance(error, OSError) and not isinstance(error, PermissionError)
 
 
 def _expected(error: Exception) -> bool:
