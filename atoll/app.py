@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ from atoll.jobs.board import Board
 from atoll.jobs.desk import Desk
 from atoll.jobs.durable import Home as JobsHome
 from atoll.jobs.process import Hand
-from atoll.physical.recipes import RECIPES
+from atoll.physical.recipes import RECIPES, compared
 from atoll.physical.serve import endpoints
 from atoll.physical.serve.intake import Intake
+from atoll.physical.serve.record import Records
 from atoll.physical.serve.service import Service
 from atoll.physical.serve.tool import Tools
 from atoll.physical.stages import STAGES, load_stage
@@ -165,7 +167,9 @@ def open_desk(settings: Settings) -> Desk:
     """Where runs of the physical loop are ordered. Their worker computes on one thread for each of its own."""
     _prepare(settings.data)
     home = JobsHome(settings.data, settings.jobs, "atoll.physical.stages:load_stage")
-    return Desk(home, Hand(home, {"OMP_NUM_THREADS": "1", **os.environ}), tuple(STAGES), load_stage)
+    hand = Hand(home, {"OMP_NUM_THREADS": "1", **os.environ})
+    promoted = partial(Records(settings.data / "policies").promoted, Shelf(settings.data).folder)
+    return Desk(home, hand, tuple(STAGES), load_stage, lambda order: compared(order, promoted))
 
 
 def _board(stack: contextlib.AsyncExitStack, settings: Settings) -> Board:

@@ -31,6 +31,7 @@ from common import BENCH, REPO, BenchError, Tree, environment, exit_on_sigterm, 
 from common import provenance as where
 
 from atoll import __version__
+from atoll.core.gate import Evidence, Rule, Trials, decide, plain
 from atoll.core.manifest import ActionLimits, Channel, Manifest
 from atoll.physical.policy import MlpPolicy, save_policy
 from atoll.physical.serve.record import fingerprint
@@ -56,11 +57,23 @@ def perceptron() -> MlpPolicy:
 
 
 def write(folder: Path) -> tuple[Path, Path]:
-    """The policy and a report, as the gate writes it; and `weights.npz` for the peer."""
+    """The policy and a report in the gate's form, of nothing measured; and `weights.npz` for the peer."""
     policy = perceptron()
     save_policy(policy, folder / "policy")
     (folder / "report").mkdir()
-    told = {"decision": "pass", "policy": fingerprint(folder / "policy"), "note": "a bench, not a gate"}
+    won, lost = Trials(100, 100), Trials(0, 100)
+    evidence = Evidence(won, {1.0: won}, {"other": won}, random=lost)
+    told = {
+        "decision": "pass",
+        "policy": fingerprint(folder / "policy"),
+        "incumbent": None,
+        "task": "half-cheetah",
+        "checks": [check._asdict() for check in decide(evidence, Rule()).checks],
+        "evidence": plain(evidence),
+        "rule": asdict(Rule()),
+        "config": {"note": "a bench, not a gate"},
+        "mujoco": "",
+    }
     (folder / "report/report.json").write_text(json.dumps(told))
     np.savez(folder / "weights.npz", **policy.weights())
     return folder / "policy", folder / "report"

@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from support import OTHER, OTHER_SECRET, SECRET, USER, serving
 
 from atoll.core.cards import Card
 from atoll.core.errors import NotFound, Unauthenticated
+from atoll.core.gate import Evidence, Rule, Trials, decide, plain
 from atoll.core.manifest import ActionLimits, Channel, Manifest
 from atoll.core.types import Key
 from atoll.physical.policy import MlpPolicy, save_policy
@@ -52,11 +53,29 @@ def mlp(manifest: Manifest = MANIFEST, gain: float = 1.0) -> MlpPolicy:
     return MlpPolicy(replace(manifest, network={"squash": "none"}), weights)
 
 
-def gated(folder: Path, policy: Any = None, decision: str = "pass") -> tuple[str, str]:
-    """A policy on disk and the report of its gate: two folders."""
+def gated(
+    folder: Path, policy: Any = None, decision: str = "pass", seed: int = 1, incumbent: str | Path | None = None
+) -> tuple[str, str]:
+    """A policy on disk and the report of its gate: two folders. `incumbent`: what it was compared with."""
+    if isinstance(incumbent, Path):
+        incumbent = fingerprint(incumbent)
     save_policy(policy or mlp(), folder / "policy")
+    won = Trials(100 if decision == "pass" else 0, 100)
+    before = Trials(98, 100) if incumbent else None
+    evidence = Evidence(won, {1.0: won}, {"other": won}, before, (), 0, Trials(0, 9))
+    verdict = decide(evidence, Rule())
+    report = {
+        "decision": "pass" if verdict.passed else "fail",
+        "policy": fingerprint(folder / "policy"),
+        "incumbent": incumbent,
+        "task": MANIFEST.task,
+        "checks": [check._asdict() for check in verdict.checks],
+        "evidence": plain(evidence),
+        "rule": asdict(Rule()),
+        "config": {"seed": seed},
+        "mujoco": "3",
+    }
     (folder / "report").mkdir(exist_ok=True)
-    report = {"decision": decision, "policy": fingerprint(folder / "policy")}
     (folder / "report/report.json").write_text(json.dumps(report))
     return str(folder / "policy"), str(folder / "report")
 

@@ -44,11 +44,12 @@ def _row(row: dict[str, Any]) -> list[Any]:
 @NAME
 @click.argument("policy")
 @click.argument("report", default="")
+@click.option("--uncompared", is_flag=True, help="Also where the report does not compare with what is in service.")
 @remote
-def promote(cloud: Cloud, as_json: bool, name: str, policy: str, report: str) -> None:
+def promote(cloud: Cloud, as_json: bool, name: str, policy: str, report: str, uncompared: bool) -> None:
     """Serve POLICY under NAME. REPORT is that of the gate it passed; both are digests of artifacts, or folders. Without
     a REPORT, POLICY is a service that 'atoll serve' made."""
-    body = {"policy": _place(policy), "report": _place(report) if report else ""}
+    body = {"policy": _place(policy), "report": _place(report) if report else "", "uncompared": uncompared}
     value = cloud.call("POST", f"/atoll/v1/policies/{name}/promote", body)
     if as_json:
         return show(value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from atoll.core.errors import InvalidRequest
 
 Z95 = 1.959963984540054
 """The standard normal's 97.5 % quantile."""
@@ -31,7 +33,8 @@ class Evidence:
     """What was measured of a policy. `nominal`: the task as it is, many seeds. `stress`: by how far dynamics were
     randomised (1 is the range that the real thing is thought to lie in). `variants`: the same task simulated otherwise
     (time step, solver, engine). `incumbent`: the policy it would replace, on the same seeds as `nominal`. `ranks`:
-    cheap and full success rates of the same policies, in pairs: whether a cheap evaluation can be trusted."""
+    cheap and full success rates of the same policies, in pairs: whether a cheap evaluation can be trusted. `random`:
+    random actions instead of the policy's: whether success means anything."""
 
     nominal: Trials
     stress: Mapping[float, Trials] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class Evidence:
     incumbent: Trials | None = None
     ranks: Sequence[tuple[float, float]] = ()
     broken: int = 0
+    random: Trials | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,25 @@ class Rule:
     """What a policy must show. Rates are of 0..1; `success` holds for the lower end of the 95 % interval. `stress` is
     the least rate where dynamics are randomised by 1 or less; `gap` the most that a variant may fall below the nominal
     rate, and `loss` the most that the policy may fall below its incumbent, beyond what chance explains. `rank` is the
-    least rank correlation of cheap with full evaluation, where it was measured."""
+    least rank correlation of cheap with full evaluation, where it was measured and a wrong order would cost more than
+    `loss`: policies that are all alike have none. `random` is
+    the most that random actions may succeed."""
 
     success: float = 0.8
     stress: float = 0.6
     gap: float = 0.15
     loss: float = 0.02
     rank: float = 0.6
+    random: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, low in (("success", 0), ("stress", 0), ("gap", 0), ("loss", 0), ("rank", -1), ("random", 0)):
+            if not low <= getattr(self, name) <= 1:
+                raise InvalidRequest(f"'rule.{name}' must be between {low} and 1", param=f"rule.{name}")
+
+
+FLOOR = Rule(success=0.5, stress=0.25, gap=0.5, loss=0.1, rank=0.0, random=0.9)
+"""What every policy must show before it is served, whatever its gate asked for."""
 
 
 class Check(NamedTuple):
@@ -79,6 +95,8 @@ def decide(evidence: Evidence, rule: Rule) -> Verdict:
         checks.append(_incumbent(evidence.nominal, evidence.incumbent, rule))
     if len(evidence.ranks) > 2:
         checks.append(_ranks(evidence.ranks, rule))
+    if evidence.random is not None:
+        checks.append(_random(evidence.random, rule))
     return Verdict(all(check.passed for check in checks), tuple(checks))
 
 
@@ -113,9 +131,14 @@ def _incumbent(nominal: Trials, incumbent: Trials, rule: Rule) -> Check:
 
 def _ranks(ranks: Sequence[tuple[float, float]], rule: Rule) -> Check:
     cheap, full = [a for a, _ in ranks], [b for _, b in ranks]
-    value = spearman(cheap, full)
-    why = f"of {len(ranks)} policies; a wrong order costs at most {mmrv(cheap, full):.1%} on average (MMRV)"
-    return Check("rank correlation", value >= rule.rank, value, rule.rank, why)
+    value, cost = spearman(cheap, full), mmrv(cheap, full)
+    why = f"of {len(ranks)} policies; a wrong order costs {cost:.1%} on average at most (MMRV), and may {rule.loss:.1%}"
+    return Check("rank correlation", value >= rule.rank or cost <= rule.loss, value, rule.rank, why)
+
+
+def _random(random: Trials, rule: Rule) -> Check:
+    why = f"{_rate(random)} with random actions: where they succeed, success means nothing"
+    return Check("random actions", random.rate <= rule.random, random.rate, rule.random, why)
 
 
 def _rate(trials: Trials) -> str:
@@ -125,6 +148,43 @@ def _rate(trials: Trials) -> str:
 def _sure_fall(before: Trials, after: Trials) -> float:
     """How far `after` is below `before` at least, with 95 % confidence; 0 where chance may explain it."""
     return max(0.0, newcombe(before, after)[0])
+
+
+def plain(evidence: Evidence) -> dict[str, Any]:
+    """As JSON, with rates and their intervals."""
+
+    def one(trial: Trials | None) -> dict[str, Any] | None:
+        return trial and {**trial._asdict(), "rate": trial.rate, "interval": list(trial.interval)}
+
+    return {
+        "nominal": one(evidence.nominal),
+        "stress": {f"{level:g}": one(trial) for level, trial in evidence.stress.items()},
+        "variants": {name: one(trial) for name, trial in evidence.variants.items()},
+        "incumbent": one(evidence.incumbent),
+        "ranks": [list(pair) for pair in evidence.ranks],
+        "broken": evidence.broken,
+        "random": one(evidence.random),
+    }
+
+
+def evidence_of(told: Mapping[str, Any]) -> Evidence:
+    """The evidence that `plain` told. Raises KeyError, TypeError, AttributeError or ValueError where it is not that."""
+
+    def one(trial: Mapping[str, Any]) -> Trials:
+        successes, episodes = int(trial["successes"]), int(trial["episodes"])
+        if not 0 <= successes <= episodes or not episodes:
+            raise ValueError(f"{successes} successes of {episodes} episodes")
+        return Trials(successes, episodes)
+
+    return Evidence(
+        one(told["nominal"]),
+        {float(level): one(trial) for level, trial in told["stress"].items()},
+        {name: one(trial) for name, trial in told["variants"].items()},
+        one(told["incumbent"]) if told["incumbent"] else None,
+        [(float(cheap), float(full)) for cheap, full in told["ranks"]],
+        int(told["broken"]),
+        one(told["random"]),
+    )
 
 
 def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]:

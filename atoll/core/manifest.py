@@ -48,9 +48,8 @@ class Manifest:
     `safe` is the action to fall back to when the policy is late or stopped (empty: hold the last). `measured` tells
     where in the observation the present value of each action stands (empty: in channels with the actions' names).
     Normalisation is part of the weights. `files` maps the policy's files to their SHA-256; `network` holds what `kind`
-    needs to rebuild it (sizes, layers). `lineage` are digests: of the data set, of the run, of the policy it began
-    from.
-    """
+    needs to rebuild it (sizes, layers). `lineage` are digests of what it was learned from, by role (`dataset`, and the
+    `demonstrations` that this was made of), where those are artifacts."""
 
     task: str
     kind: PolicyKind

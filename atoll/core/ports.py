@@ -363,10 +363,12 @@ class Policies(Protocol):
         """`id`, `state` (ready, stopped, failed, missing) and `detail`, `promoted`, `past`, `stop`, `manifest`."""
         ...
 
-    async def promote(self, name: str, policy: str, report: str, by: Key) -> Mapping[str, Any]:
+    async def promote(
+        self, name: str, policy: str, report: str, by: Key, uncompared: bool = False
+    ) -> Mapping[str, Any]:
         """Serve a policy that its gate's report says has passed; each is a digest or a folder. Without a `report`,
-        `policy` is a service, which names both. What was served before is where a rollback goes. Raises InvalidRequest,
-        NotFound, Conflict or SetupError."""
+        `policy` is a service, which names both. What was served before is where a rollback goes, and what the report
+        must compare with unless `uncompared`. Raises InvalidRequest, NotFound, Conflict or SetupError."""
         ...
 
     async def rollback(self, name: str, by: Key) -> Mapping[str, Any]:

@@ -22,11 +22,13 @@ from atoll.gateway.mcp import Toolbox, answer
 
 class Promote(BaseModel):
     """A policy and the report of the gate that it passed: digests of artifacts, or folders on the server. Or a service,
-    which the stage `serve` makes, as `policy` alone."""
+    which the stage `serve` makes, as `policy` alone. `uncompared`: also where the report does not compare with what is
+    in service."""
 
     model_config = ConfigDict(extra="forbid")
     policy: str = Field(min_length=1, max_length=4096)
     report: str = Field("", max_length=4096)
+    uncompared: bool = False
 
 
 class Stop(BaseModel):
@@ -94,7 +96,8 @@ class Robots:
     async def promote(self, request: Request) -> Response:
         key = self.admin.caller(request, admin=True)
         wanted = await parse(request, Promote)
-        return reply(await self.policies.promote(request.path_params["id"], wanted.policy, wanted.report, key))
+        name, given = request.path_params["id"], (wanted.policy, wanted.report)
+        return reply(await self.policies.promote(name, *given, key, wanted.uncompared))
 
     async def rollback(self, request: Request) -> Response:
         key = self.admin.caller(request, admin=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ STATES: dict[str, State] = {
 GAVE_UP = f"the worker died {durable.RECOVERIES} times over this run; see worker.log in the folder of runs"
 
 Row = dict[str, Any]
+Complete = Callable[[Order], Order]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,16 @@ class Cursor:
         return self.row is not None and self.row["state"] not in UNFINISHED
 
 
-class Desk:
-    """`stages` maps names to what `load` gives. Methods block on the database and the disk; `board` is for async."""
+def _as_it_is(order: Order) -> Order:
+    return order
 
-    def __init__(self, home: Home, hand: Hand, stages: Sequence[str], load: LoadStage):
-        self.home, self.hand, self.load = home, hand, load
+
+class Desk:
+    """`stages` maps names to what `load` gives; `complete` adds to an order what it leaves open. Methods block on the
+    database and the disk; `board` is for async."""
+
+    def __init__(self, home: Home, hand: Hand, stages: Sequence[str], load: LoadStage, complete: Complete = _as_it_is):
+        self.home, self.hand, self.load, self.complete = home, hand, load, complete
         self.names = tuple(stages)
         self.shelf = Shelf(home.data)
         self._opened: Any = None
@@ -65,6 +71,7 @@ class Desk:
 
     def submit(self, order: Order) -> Row:
         """Check the order and queue it. Raises InvalidRequest, NotFound (an artifact), Overloaded or NotInstalled."""
+        order = self.complete(order)
         stages = {step.stage: self._stage(step.stage, f"steps[{i}].stage") for i, step in enumerate(order.steps)}
         check_order(order, stages)
         for i, step in enumerate(order.steps):

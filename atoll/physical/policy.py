@@ -175,15 +175,17 @@ def check_rate(manifest: Manifest, sim: Sim) -> None:
         raise InvalidRequest(told, param="rate_hz")
 
 
-def save_policy(policy: Policy, folder: Path) -> Manifest:
-    """Write the policy into `folder`, `policy.json` last; returns the manifest with the files' digests.
+def save_policy(policy: Policy, folder: Path, lineage: Mapping[str, str] | None = None) -> Manifest:
+    """Write the policy into `folder`, `policy.json` last; returns the manifest with the files' digests, and with
+    `lineage` where it is given.
 
     Equal policies give equal files."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: np.ascontiguousarray(value) for name, value in sorted(policy.weights().items())}
     data = save_tensors(weights)
     write(folder / WEIGHTS, data)
-    told = dataclasses.asdict(policy.manifest) | {"files": {WEIGHTS: hashlib.sha256(data).hexdigest()}}
+    told = dataclasses.asdict(policy.manifest) | ({"lineage": lineage} if lineage else {})
+    told |= {"files": {WEIGHTS: hashlib.sha256(data).hexdigest()}}
     manifest = TypeAdapter(Manifest).validate_python(told)
     write(folder / SPEC, json.dumps(_finite(dataclasses.asdict(manifest)), indent=1, sort_keys=True).encode() + b"\n")
     return manifest

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from atoll.core.runs import Recipe, Step
+from atoll.core.runs import Order, Recipe, Step
+from atoll.physical.serve.record import ROBOT
 
 
 def reinforced(task: str, about: str, gate: dict[str, Any], **settings: Any) -> Recipe:
@@ -32,6 +35,20 @@ def imitated(task: str, about: str, **settings: Any) -> Recipe:
             Step("serve", "serve", {"name": task}, {"policy": "learn", "report": "judge"}),
         ),
     )
+
+
+def compared(order: Order, promoted: Callable[[str], str | None]) -> Order:
+    """The order, whose gates compare with what is in service under the name that their policy is to have. `promoted`
+    tells its digest, None where there is none."""
+    names = {s.inputs.get("report"): s.config.get("name", ROBOT) for s in order.steps if s.stage == "serve"}
+
+    def judged(step: Step) -> Step:
+        if step.stage != "validate" or step.name not in names or "incumbent" in step.inputs:
+            return step
+        digest = promoted(str(names[step.name]))
+        return replace(step, inputs={**step.inputs, "incumbent": digest}) if digest else step
+
+    return replace(order, steps=tuple(map(judged, order.steps)))
 
 
 RECIPES: dict[str, Recipe] = {

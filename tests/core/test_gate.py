@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.core.gate import Evidence, Rule, Trials, decide, mmrv, newcombe, spearman, wilson
+from atoll.core.errors import InvalidRequest
+from atoll.core.gate import Evidence, Rule, Trials, decide, evidence_of, mmrv, newcombe, plain, spearman, wilson
 
 GOOD = Evidence(
     Trials(196, 200), {0.5: Trials(60, 64), 1.0: Trials(55, 64), 2.0: Trials(3, 64)}, {"half the step": Trials(62, 64)},
@@ -58,6 +60,7 @@ def test_a_good_policy_passes_and_says_why() -> None:
         ({"stress": {1.0: Trials(30, 64)}}, "stress 1"),
         ({"variants": {"half the step": Trials(30, 64)}}, "simulated otherwise: half the step"),
         ({"nominal": Trials(180, 200), "incumbent": Trials(200, 200)}, "regression"),
+        ({"random": Trials(60, 64)}, "random actions"),
         ({"ranks": [(0.1, 0.9), (0.5, 0.5), (0.9, 0.1)]}, "rank correlation"),
     ],
 )
@@ -65,6 +68,23 @@ def test_each_requirement_can_stop_a_policy(change: dict[str, object], fails: st
     verdict = decide(replace(GOOD, **change), Rule())
     assert not verdict.passed
     assert [check.name for check in verdict.checks if not check.passed] == [fails]
+
+
+@pytest.mark.parametrize("odd", [(1.0, 1.0), (0.95, 1.0), (1.0, 0.98)])
+def test_a_policy_that_noise_does_not_harm_has_no_order_to_get_wrong(odd: tuple[float, float]) -> None:
+    assert decide(replace(GOOD, ranks=[odd, *[(1.0, 1.0)] * 4]), Rule()).passed
+
+
+@pytest.mark.parametrize("change", [{"success": -0.1}, {"stress": 1.1}, {"gap": float("nan")}, {"rank": -2.0}])
+def test_a_rule_out_of_bounds_is_refused_by_name(change: dict[str, float]) -> None:
+    with pytest.raises(InvalidRequest, match=r"'rule\.") as caught:
+        Rule(**change)
+    assert caught.value.param == f"rule.{next(iter(change))}"
+
+
+def test_evidence_is_the_same_read_back() -> None:
+    whole = replace(GOOD, random=Trials(1, 64))
+    assert evidence_of(json.loads(json.dumps(plain(whole)))) == whole
 
 
 def test_few_episodes_do_not_show_success() -> None:

@@ -137,7 +137,7 @@ def test_a_policy_that_passed_is_served(console: Console, api: httpx.Client, don
     panel = page.get_by_role("region", name="Run")
     panel.get_by_role("button", name=re.compile("^judge")).click()
     expect(panel.locator(".verdict")).to_contain_text("Passed")
-    expect(panel.locator(".checks tbody tr")).to_have_count(6)
+    expect(panel.locator(".checks tbody tr")).to_have_count(7)
     panel.get_by_role("button", name=re.compile("^Play: episode 0")).click()
     expect(panel.locator("video")).to_have_js_property("readyState", 4, timeout=20_000)
     panel.get_by_role("button", name="Promote").click()

@@ -52,7 +52,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def test_a_policy_is_a_model_that_moves_a_robot(live: Live, tmp_path: Path):
     first = atoll(live, "promote", "arm", *gated(tmp_path))["promoted"]["policy"]
     (tmp_path / "next").mkdir()
-    second = atoll(live, "promote", "arm", *gated(tmp_path / "next", mlp(gain=0.5)))["promoted"]["policy"]
+    following = gated(tmp_path / "next", mlp(gain=0.5), incumbent=first)
+    second = atoll(live, "promote", "arm", *following)["promoted"]["policy"]
     assert first != second
     assert atoll(live, "rollback", "arm")["promoted"]["policy"] == first
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.key) as client:
@@ -96,7 +97,7 @@ def test_who_may_do_what(live: Live, tmp_path: Path):
 
 def test_a_chat_moves_the_simulated_arm(live: Live, tmp_path: Path):
     """OpenAI's SDK and function calling, then the official MCP client: refused until the key's holder agrees."""
-    atoll(live, "promote", "arm", *gated(tmp_path, reaching()))
+    atoll(live, "promote", "arm", *gated(tmp_path, reaching()), "--uncompared")
     key = {"authorization": f"Bearer {live.key}"}
     asked: list[Any] = [{"role": "user", "content": "Move the robot arm to x 0.45, y -0.1 and z 0.3."}]
     with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from atoll.physical.imitation import clone
 from atoll.physical.imitation.data import read_demonstrations
 from atoll.physical.imitation.networks import NETWORKS, Sizes
 from atoll.physical.imitation.stage import Config, run
-from atoll.physical.policy import load_policy
+from atoll.physical.policy import load_manifest, load_policy
 from atoll.physical.sim import load_task
 from atoll.physical.sim.rollout import acting, rollout
 from atoll.physical.sim.sim import Sim
+from atoll.physical.synth.card import lineage
 from atoll.physical.synth.video import write_video
 
 GAINS = np.array([0.4, 9.0, 0.6, 1.6], np.float32)
@@ -76,6 +78,19 @@ def test_it_does_what_it_was_shown(kind: str, shown: Path, tmp_path: Path) -> No
     assert np.array_equal(policy.act(np.ones((1, 4), np.float32)), policy.act(np.ones((1, 4), np.float32)))
     done = rollout(sim, acting(policy, sim, 1), 8, seed=1000)
     assert np.median(done.lengths) > 300, "without a policy the pole falls within 40 steps"
+
+
+def test_the_manifest_tells_what_it_was_learned_from(shown: Path, tmp_path: Path) -> None:
+    assert lineage(shown) == {}
+    data = shutil.copytree(shown, tmp_path / "data")
+    card = {"task": "inverted-pendulum", "parents": {"demonstrations": "b" * 64}}
+    (data / "card.json").write_text(json.dumps(card))
+    (data / "artifact.json").write_text(json.dumps({"digest": "a" * 64}))
+    run(Config(chunk=4, steps=2, batch=8, width=8), {"dataset": data}, tmp_path / "out", Quiet())
+    assert load_manifest(tmp_path / "out").lineage == {"dataset": "a" * 64, "demonstrations": "b" * 64}
+    for card in ({"parents": {"demonstrations": None}}, []):
+        (data / "card.json").write_text(json.dumps(card))
+        assert lineage(data) == {"dataset": "a" * 64}
 
 
 def test_killed_and_called_again_it_ends_with_the_same_files(

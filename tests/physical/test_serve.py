@@ -26,6 +26,7 @@ from atoll.physical.imitation.networks import NETWORKS, Sizes
 from atoll.physical.imitation.policies import TorchPolicy
 from atoll.physical.serve import server
 from atoll.physical.serve.client import connect
+from atoll.physical.serve.record import fingerprint
 from atoll.physical.serve.served import measured_in
 from atoll.physical.serve.wire import pack, unpack
 
@@ -349,11 +350,36 @@ async def test_only_what_passed_its_gate_is_served(tmp_path: Path):
             await made.rollback("arm", ADMIN)
 
 
+async def test_a_report_that_no_gate_wrote_is_refused(tmp_path: Path):
+    policy, report = gated(tmp_path)
+    path = Path(report) / "report.json"
+    told = json.loads(path.read_text())
+    lost = {**told["evidence"], "nominal": {"successes": 50, "episodes": 100}}
+    forged = {
+        "lacks 'incumbent'": {"decision": "pass", "policy": told["policy"]},
+        "does not tell what": {**told, "evidence": {"nominal": {"successes": 9, "episodes": 1}}},
+        "'rule.success' must be": {**told, "rule": {"success": -1}},
+        "its own evidence says otherwise": {**told, "evidence": lost},
+        "must show": {**told, "evidence": lost, "rule": {"success": 0, "gap": 1}},
+        "did not try": {**told, "evidence": {**told["evidence"], "stress": {}}},
+    }
+    async with service(tmp_path / "data") as made:
+        for why, each in forged.items():
+            path.write_text(json.dumps(each))
+            with pytest.raises(InvalidRequest, match=why):
+                await made.promote("arm", policy, report, ADMIN)
+
+
 async def test_a_rollback_serves_the_version_before_and_ends_sessions(tmp_path: Path):
     async with policies(tmp_path) as (made, url):
         first = made.rows()[0]["promoted"]["policy"]
         (tmp_path / "next").mkdir()
-        await made.promote("arm", *gated(tmp_path / "next", mlp(gain=0.5)), ADMIN)
+        other = gated(tmp_path / "next", mlp(gain=0.5))
+        with pytest.raises(Conflict, match=f"does not compare with .*--from incumbent={first[:12]}"):
+            await made.promote("arm", *other, ADMIN)
+        await made.promote("arm", *other, ADMIN, uncompared=True)
+        await made.rollback("arm", ADMIN)
+        await made.promote("arm", *gated(tmp_path / "next", mlp(gain=0.5), incumbent=first), ADMIN)
         second = made.rows()[0]["promoted"]["policy"]
         assert first != second
         async with connect(url, SECRET, consent=True) as robot:
@@ -367,9 +393,50 @@ async def test_a_rollback_serves_the_version_before_and_ends_sessions(tmp_path: 
             assert (await robot.act(seen(0.04))).actions[0, 0] == pytest.approx(0.04)
 
 
+async def test_a_policy_judged_anew_stays_in_service_and_in_the_past(tmp_path: Path):
+    folders = {}
+    for run, gain, before in (("a", 1.0, None), ("y", 0.5, "a"), ("b", 1.0, "y"), ("c", 1.0, None)):
+        (tmp_path / run).mkdir()
+        incumbent = tmp_path / before / "policy" if before else None
+        folders[run] = gated(tmp_path / run, mlp(gain=gain), seed=ord(run), incumbent=incumbent)
+    async with service(tmp_path / "data") as made:
+        for run in ("a", "y", "b"):
+            row = await made.promote("arm", *folders[run], ADMIN)
+        before = made.served("arm")
+        row = await made.promote("arm", *folders["c"], ADMIN)
+        assert row["promoted"]["report"] == fingerprint(Path(folders["c"][1]))
+        assert len(row["past"]) == 2
+        assert made.served("arm") is before
+    async with service(tmp_path / "data") as made:
+        assert made.rows()[0]["state"] == "ready"
+        await made.rollback("arm", ADMIN)
+        row = await made.rollback("arm", ADMIN)
+        assert row["promoted"]["report"] == fingerprint(Path(folders["a"][1]))
+
+
+async def test_an_admission_that_is_killed_harms_nothing_in_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    async with policies(tmp_path) as (made, _):
+        again = gated(tmp_path, seed=2)
+        for call in ("rename", "replace"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, call, killed)
+                with pytest.raises(KeyboardInterrupt):
+                    made.records.admit("arm", *map(Path, again))
+                    made.records.write(made._known["arm"])
+    litter = tmp_path / f"data/arm/versions/{'0' * 32}.part"
+    litter.mkdir()
+    async with service(tmp_path / "data") as made:
+        assert made.rows()[0]["state"] == "ready"
+        assert not litter.exists()
+
+
 async def test_a_version_that_was_changed_on_disk_is_not_served(tmp_path: Path):
     async with policies(tmp_path) as (made, _):
-        folder = made.records.folder("arm", made.rows()[0]["promoted"]["policy"])
+        promoted = made.rows()[0]["promoted"]
+        folder = made.records.folder("arm", promoted["policy"], promoted["report"]) / "policy"
     (folder / "policy.json").write_text((folder / "policy.json").read_text().replace("50.0", "500.0"))
     async with service(tmp_path / "data") as made:
         [row] = made.rows()

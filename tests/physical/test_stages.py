@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from atoll.cli.physical import _resolve
 from atoll.core.errors import NotFound, NotInstalled
-from atoll.core.runs import check_order, order_of
+from atoll.core.runs import Step, check_order, order_of
 from atoll.jobs.steps import configure, schema, seeded
-from atoll.physical.recipes import RECIPES
+from atoll.physical.recipes import RECIPES, compared
 from atoll.physical.stages import STAGES, load_stage
 
 
@@ -52,6 +53,16 @@ def test_the_steps_of_a_recipe_fit(name: str) -> None:
     check_order(order, {step.stage: load_stage(step.stage) for step in order.steps})
     for step in order.steps:
         configure(load_stage(step.stage), seeded(load_stage(step.stage), step.config, order.seed))
+
+
+def test_a_gate_compares_with_what_is_in_service() -> None:
+    order = order_of({"recipe": "pick-place", "set": {"serve": {"name": "arm"}}}, RECIPES)
+    steps = {step.name: step for step in compared(order, {"arm": "a" * 64}.get).steps}
+    assert steps["judge"].inputs == {"policy": "learn", "incumbent": "a" * 64}
+    assert compared(order, {"pick-place": "a" * 64}.get) == order
+    judge = Step("judge", "validate", {}, {"policy": "b" * 64, "incumbent": "c" * 64})
+    given = replace(order, steps=(judge, order.steps[-1]))
+    assert compared(given, {"arm": "a" * 64}.get) == given
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from atoll.core.errors import InvalidRequest
+from atoll.core.gate import Rule
 from atoll.core.manifest import Manifest
 from atoll.core.session import Agreed, Inferred, Observed, Session, rules_of, step
 from atoll.physical.policy import MlpPolicy, limits, load_policy, manifest_of, save_policy, spec
-from atoll.physical.serve.record import check_gate, fingerprint
+from atoll.physical.serve.passed import check_floor, check_gate
+from atoll.physical.serve.record import fingerprint
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Task
@@ -65,7 +67,7 @@ def judge(policy: Path, out: Path, config: Config = SMALL, **more: Path) -> dict
 def test_a_policy_that_balances_passes_and_may_be_served(good: Path, tmp_path: Path) -> None:
     told = judge(good, tmp_path / "report")
     assert told["decision"] == "pass", told["checks"]
-    check_gate(tmp_path / "report", fingerprint(good))
+    check_floor(check_gate(tmp_path / "report", fingerprint(good)))
     assert told["evidence"]["nominal"]["successes"] == 20
     assert set(told["evidence"]["variants"]) == {
         "half the time step", "conjugate gradient solver", "pyramidal friction",
@@ -84,6 +86,18 @@ def test_a_policy_that_does_nothing_is_stopped(idle: Path, good: Path, tmp_path:
     assert told["decision"] == "fail" and {"success", "stress 0.5", "regression"} <= failed
     with pytest.raises(InvalidRequest, match="no policy is served that has not passed"):
         check_gate(tmp_path / "report", fingerprint(idle))
+
+
+def test_a_mark_that_random_actions_reach_does_not_pass(idle: Path, tmp_path: Path) -> None:
+    told = judge(idle, tmp_path / "report", replace(SMALL, mark=-1e9, videos=0))
+    assert [check["name"] for check in told["checks"] if not check["passed"]] == ["random actions"]
+
+
+def test_a_lenient_gate_does_not_bring_a_policy_into_service(idle: Path, tmp_path: Path) -> None:
+    told = judge(idle, tmp_path / "report", replace(SMALL, videos=0, rule=Rule(0, 0, 1, 1, -1, 1)))
+    assert told["decision"] == "pass"
+    with pytest.raises(InvalidRequest, match="less than every policy must show: success: 0 of 20"):
+        check_floor(check_gate(tmp_path / "report", fingerprint(idle)))
 
 
 def test_the_same_policy_gets_the_same_report(good: Path, tmp_path: Path) -> None:
@@ -157,7 +171,10 @@ def test_filming_can_be_cancelled(good: Path, tmp_path: Path, monkeypatch) -> No
         stage.film(SMALL, load_task("inverted-pendulum"), load_policy(good), tmp_path, cancel)
 
 
-@pytest.mark.parametrize("change", [{"episodes": 1}, {"stress": (99.0,)}, {"noises": (-1.0,)}, {"videos": 21}])
+@pytest.mark.parametrize(
+    "change",
+    [{"episodes": 1}, {"stress": (99.0,)}, {"noises": (-1.0,)}, {"videos": 21}, {"mark": float("nan")}],
+)
 def test_bad_settings_are_refused_by_name(change: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Config(**change)

@@ -39,9 +39,15 @@ function Policy({ policy, act, onArtifact, onRelease }) {
     ${stop ? html`<p class="problem">Stopped by ${stop.by}${stop.reason ? `: ${stop.reason}` : ""}, ${ago(stop.at)}</p>` : null}
     ${promoted ? html`<p>version <button class="link" onClick=${() => onArtifact(promoted.policy)}><code>${promoted.policy.slice(0, 12)}</code></button>,
       promoted ${ago(promoted.at)} with <button class="link" onClick=${() => onArtifact(promoted.report)}>its gate report</button></p>` : null}
+    <${Lineage} of=${manifest?.lineage} onArtifact=${onArtifact} />
     <p class="faint">${[manifest ? `${manifest.task}, ${manifest.kind}, ${manifest.rate_hz} Hz` : null, `${count(sessions)} sessions`, `${count(answered)} observations answered`, `${past.length} versions before`].filter(Boolean).join(" · ")}</p>
     <div class="actions">${past.length ? html`<button class="quiet" onClick=${() => act(id, "rollback")}>Roll back to ${past.at(-1).policy.slice(0, 12)}</button>` : null}
       ${stop ? html`<button class="quiet" onClick=${onRelease}>Release</button>` : html`<button class="quiet danger" onClick=${() => act(id, "stop", { reason: "from the console" })}>Emergency stop</button>`}</div></li>`;
+}
+
+function Lineage({ of, onArtifact }) {
+  const parents = Object.entries(of ?? {});
+  return parents.length ? html`<p>learned from ${parents.map(([role, digest], i) => html`${i ? ", " : ""}${role} <button class="link" onClick=${() => onArtifact(digest)}><code>${digest.slice(0, 12)}</code></button>`)}</p>` : null;
 }
 
 function Release({ name, onClose, onDone }) {

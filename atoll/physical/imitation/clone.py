@@ -22,6 +22,7 @@ from atoll.physical.policy import SPEC, MlpPolicy, Policy, check_fit, manifest_o
 from atoll.physical.rl import checkpoint
 from atoll.physical.sim import load_task
 from atoll.physical.sim.sim import Sim
+from atoll.physical.synth.card import lineage
 
 CHECKPOINT_EVERY_S = 5.0
 TELL_EVERY_S = 0.5
@@ -37,7 +38,7 @@ def clone(config: Config, dataset: Path, out: Path, report: Reporter) -> None:
         shown = read_demonstrations(dataset, config.cameras)
         cloner = Cloner(shown, config)
         _learn(cloner, out / ".work" / "checkpoint.npz", report)
-        save_policy(cloner.policy(), out)
+        save_policy(cloner.policy(), out, lineage(dataset))
     shutil.rmtree(out / ".work", ignore_errors=True)
 
 

@@ -1,7 +1,8 @@
 """What is served, on disk: `<root>/<name>/` has `service.json` (what is promoted, what was before, whether it is
-stopped), `versions/<digest>/policy` and `versions/<digest>/report`, and `audit.jsonl`.
+stopped), `versions/<policy>-<report>/policy` and `/report` (by their digests), and `audit.jsonl`.
 
 A version is admitted with the report of the gate that it passed; both are copied, and checked again whenever loaded.
+What is admitted stays as it is: the same policy with another report lies beside it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from atoll.core.errors import InvalidRequest, NotFound, SetupError
+from atoll.core.errors import AtollError, InvalidRequest, NotFound, SetupError
 from atoll.core.runs import digest_of
 from atoll.core.session import Latch
+from atoll.physical.serve.passed import check_compared, check_floor, check_gate
 
+ROBOT = "robot"
+"""What a policy is called where nobody says."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 APART = {".work", "artifact.json"}
 
@@ -67,57 +71,81 @@ class Records:
         except (ValueError, TypeError, KeyError) as error:
             raise SetupError(f"{path} is damaged: {error}") from None
 
+    def promoted(self, find: Callable[[str], Path], name: str) -> str | None:
+        """The digest of what is promoted under `name`, where that is an artifact that `find` knows."""
+        try:
+            digest = self.read(name).promoted.policy
+            return digest if find(digest) else None
+        except AtollError:
+            return None
+
     def write(self, record: Record) -> None:
         folder = self.root / record.name
         folder.mkdir(parents=True, exist_ok=True)
         told = {**asdict(record), "stop": record.stop._asdict() if record.stop else None}
         write_whole(folder / "service.json", json.dumps(told, indent=1).encode() + b"\n")
 
-    def folder(self, name: str, version: str) -> Path:
-        return self.root / name / "versions" / version / "policy"
+    def folder(self, name: str, policy: str, report: str) -> Path:
+        return self.root / name / "versions" / f"{policy}-{report}"
 
-    def admit(self, name: str, policy: Path, report: Path) -> tuple[str, str]:
-        """Keep a copy of a policy that passed the gate; its digest and that of the report. Raises NotFound, or
-        InvalidRequest where the report is not a pass of this very policy."""
+    def admit(self, name: str, policy: Path, report: Path, against: str | None = None) -> tuple[str, str]:
+        """Keep a copy of a policy that passed the gate; its digest and that of the report. Raises NotFound,
+        InvalidRequest where the report is not a pass of this very policy, or Conflict where it does not compare with
+        the version `against`."""
         if not NAME.fullmatch(name):
             raise InvalidRequest("'name' must be lower-case letters, digits, '.', '_' or '-'", param="name")
         version, verdict = fingerprint(policy), fingerprint(report)
-        check_gate(report, version)
-        kept = self.root / name / "versions" / version
-        coming = kept.with_name(f"{version}.{uuid.uuid4().hex}.part")
+        told = check_gate(report, version)
+        check_floor(told)
+        check_compared(told, against)
+        kept = self.folder(name, version, verdict)
+        if _holds(kept, version, verdict):
+            return version, verdict
+        coming = kept.with_name(f"{uuid.uuid4().hex}.part")
         try:
             for source, part in ((policy, "policy"), (report, "report")):
-                shutil.copytree(source, coming / part, ignore=shutil.ignore_patterns(*APART))
-            if (fingerprint(coming / "policy"), fingerprint(coming / "report")) != (version, verdict):
+                ignored = shutil.ignore_patterns(*APART)
+                shutil.copytree(source, coming / part, ignore=ignored, copy_function=_copy)
+            if not _holds(coming, version, verdict):
                 raise InvalidRequest("the policy or its report changed while it was copied", param="policy")
-            shutil.rmtree(kept, ignore_errors=True)
+            if kept.exists():
+                kept.rename(coming.with_suffix(".damaged"))
             coming.rename(kept)
         except OSError as error:
             raise SetupError(f"cannot keep the policy in {kept}: {error.strerror or error}") from None
         finally:
-            shutil.rmtree(coming, ignore_errors=True)
+            for left in kept.parent.glob(f"{coming.stem}.*"):
+                shutil.rmtree(left, ignore_errors=True)
         return version, verdict
 
     def checked(self, name: str, promotion: Promotion) -> Path:
-        """The folder of an admitted version. Raises InvalidRequest where it or its report is not what was admitted."""
-        folder = self.folder(name, promotion.policy)
-        if fingerprint(folder) != promotion.policy or fingerprint(folder.with_name("report")) != promotion.report:
-            raise InvalidRequest(f"version {promotion.policy[:12]} of '{name}' was changed on disk", param="policy")
-        check_gate(folder.with_name("report"), promotion.policy)
-        return folder
+        """The folder of an admitted policy. Raises InvalidRequest where it or its report is not what was admitted."""
+        folder = self.folder(name, promotion.policy, promotion.report)
+        if not _holds(folder, promotion.policy, promotion.report):
+            why = f"version {promotion.policy[:12]} of '{name}' cannot be read, or was changed on disk"
+            raise InvalidRequest(why, param="policy")
+        check_gate(folder / "report", promotion.policy)
+        return folder / "policy"
+
+    def tidy(self) -> None:
+        """Remove what admissions that were killed have left."""
+        for pattern in ("*.part", "*.damaged"):
+            for left in self.root.glob(f"*/versions/{pattern}"):
+                shutil.rmtree(left, ignore_errors=True)
 
 
-def check_gate(report: Path, version: str) -> None:
-    """Raises InvalidRequest unless the gate's `report.json` says that the policy `version` has passed."""
+def _holds(folder: Path, policy: str, report: str) -> bool:
     try:
-        told = json.loads((report / "report.json").read_bytes())
-    except (OSError, ValueError):
-        raise InvalidRequest("'report' has no report.json that can be read", param="report") from None
-    if not isinstance(told, Mapping) or told.get("policy") != version:
-        raise InvalidRequest(f"the report is not about this policy, {version[:12]}", param="report")
-    if told.get("decision") != "pass":
-        why = f"its gate said '{told.get('decision')}'; no policy is served that has not passed"
-        raise InvalidRequest(f"this policy may not be served: {why}", param="report", code="gate_not_passed")
+        return (fingerprint(folder / "policy"), fingerprint(folder / "report")) == (policy, report)
+    except (NotFound, InvalidRequest, OSError):
+        return False
+
+
+def _copy(source: str, target: str) -> None:
+    """On disk when it returns."""
+    shutil.copyfile(source, target)
+    with open(target, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def fingerprint(folder: Path) -> str:

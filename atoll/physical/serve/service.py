@@ -41,7 +41,8 @@ class Catalogue(Protocol):
 
 
 class Service:
-    """`find` tells the folder of an artifact by its digest, or raises NotFound."""
+    """`find` tells the folder of an artifact by its digest, or raises NotFound. `refused` tells why what was made last
+    under a name is not what is served there."""
 
     def __init__(self, root: Path, catalogue: Catalogue, find: Find) -> None:
         self.records = Records(root)
@@ -50,6 +51,7 @@ class Service:
         self._stops: dict[str, Latch] = {}
         self._served: dict[str, Served] = {}
         self._failed: dict[str, AtollError] = {}
+        self.refused: dict[str, str] = {}
         self._audits: dict[str, Audit] = {}
         self._tickets: dict[str, tuple[Key, float]] = {}
         self._agreed: dict[tuple[str, str], float] = {}
@@ -57,6 +59,7 @@ class Service:
 
     async def start(self) -> None:
         """Bring what is promoted into service. One that cannot be is listed with the reason."""
+        await asyncio.to_thread(self.records.tidy)
         for name in await asyncio.to_thread(self.records.names):
             try:
                 record = self._known[name] = await asyncio.to_thread(self.records.read, name)
@@ -88,20 +91,27 @@ class Service:
         raise NotFound(f"no policy '{name}' is served; there are: {known}", param="policy", code="policy_not_found")
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [self._row(name) for name in sorted({*self._known, *self._failed})]
+        return [self._row(name) for name in sorted({*self._known, *self._failed, *self.refused})]
 
-    async def promote(self, name: str, policy: str, report: str, by: Key) -> Mapping[str, Any]:
+    def refuse(self, name: str, why: str) -> None:
+        """Tell `why` in the row of `name`, until something is promoted there."""
+        self.refused[name] = why
+
+    async def promote(
+        self, name: str, policy: str, report: str, by: Key, uncompared: bool = False
+    ) -> Mapping[str, Any]:
         async with self._changing:
             self._check_name(name)
             if not report:
                 policy, report = await asyncio.to_thread(self._pair, policy)
             folders = self._folder(policy, "policy"), self._folder(report, "report")
-            version, verdict = await asyncio.to_thread(self.records.admit, name, *folders)
             old = self._known.get(name)
-            if old is not None and old.promoted.policy == version and name in self._served:
-                raise Conflict(f"version {version[:12]} of '{name}' is promoted already")
-            past = (*old.past, old.promoted) if old else ()
-            await self._change(Record(name, Promotion(version, verdict, by.id, time.time()), past), "promoted", by)
+            against = old.promoted.policy if old and name in self._served and not uncompared else None
+            version, verdict = await asyncio.to_thread(self.records.admit, name, *folders, against)
+            coming = Promotion(version, verdict, by.id, time.time())
+            event = "promoted_uncompared" if uncompared else "promoted"
+            await self._change(Record(name, coming, self._past(old, coming)), event, by)
+            self.refused.pop(name, None)
             return self._row(name)
 
     async def rollback(self, name: str, by: Key) -> Mapping[str, Any]:
@@ -178,8 +188,18 @@ class Service:
         key, until = self._tickets.pop(ticket, (None, 0.0))
         return key if until > time.time() else None
 
+    def _past(self, old: Record | None, coming: Promotion) -> tuple[Promotion, ...]:
+        """What a rollback from `coming` goes back to: not to the same policy. Raises Conflict where it is promoted."""
+        if old is None or old.promoted.policy != coming.policy:
+            return (*old.past, old.promoted) if old else ()
+        if old.promoted.report == coming.report and old.name in self._served:
+            message = f"version {coming.policy[:12]} of '{old.name}' is promoted already"
+            raise Conflict(message, code="already_promoted")
+        return old.past
+
     async def _change(self, record: Record, event: str, by: Key) -> None:
-        """Serve another version. The old one goes on where the new one cannot be loaded or kept."""
+        """Serve another version. The old one goes on where the new one cannot be loaded or kept; so do its sessions
+        where the policy is the same, judged anew."""
         served, old = await self._load(record), self._known.get(record.name)
         self._known[record.name] = record
         try:
@@ -191,7 +211,8 @@ class Service:
             raise
         promoted = record.promoted
         self._audit(record.name).write(event, by.id, version=promoted.policy, report=promoted.report)
-        self._take_over(served)
+        if (now := self._served.get(record.name)) is None or now.version != served.version:
+            self._take_over(served)
 
     async def _load(self, record: Record) -> Served:
         name, promoted = record.name, record.promoted
@@ -243,12 +264,12 @@ class Service:
 
     def _row(self, name: str) -> dict[str, Any]:
         record, served, failed = self._known.get(name), self._served.get(name), self._failed.get(name)
-        state = "missing" if isinstance(failed, NotInstalled) else "failed" if failed else "ready"
+        state = "missing" if isinstance(failed, NotInstalled) else "ready" if served else "failed"
         stop = self._stops.get(name)
         return {
             "id": name,
             "state": "stopped" if stop and served else state,
-            "detail": failed.message if failed else "",
+            "detail": " / ".join(filter(None, (failed.message if failed else "", self.refused.get(name, "")))),
             "promoted": asdict(record.promoted) if record else None,
             "past": [asdict(each) for each in record.past] if record else [],
             "stop": {"by": stop.by, "reason": stop.reason, "at": stop.at} if stop else None,

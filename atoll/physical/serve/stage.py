@@ -15,14 +15,15 @@ from atoll.core.errors import InvalidRequest
 from atoll.core.runs import Reporter, Stage
 from atoll.core.session import rules_of
 from atoll.physical.policy import load_policy
-from atoll.physical.serve.record import NAME, check_gate, fingerprint, write_whole
+from atoll.physical.serve.passed import check_gate
+from atoll.physical.serve.record import NAME, ROBOT, fingerprint, write_whole
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """`name`: what the policy is called as a model."""
 
-    name: str = "robot"
+    name: str = ROBOT
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

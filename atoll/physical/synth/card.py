@@ -57,6 +57,16 @@ def parent(folder: Path) -> str | None:
         return None
 
 
+def lineage(folder: Path) -> dict[str, str]:
+    """The digests of the data set in `folder` and of what it was made of, by role, where those are artifacts."""
+    try:
+        told = json.loads((folder / CARD).read_bytes())
+        parents = dict(told.get("parents", {}))
+    except (OSError, ValueError, TypeError, AttributeError):
+        parents = {}
+    return {role: str(digest) for role, digest in {"dataset": parent(folder), **parents}.items() if digest}
+
+
 def _about(folder: Path) -> str:
     import pyarrow.parquet as pq
 

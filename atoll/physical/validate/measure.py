@@ -66,6 +66,14 @@ def limited(act: Act, sim: Sim, manifest: Manifest) -> Act:
     return within
 
 
+def run_random(task: Task, trial: Trial, beat: Beat) -> Episodes:
+    """Episodes of actions drawn evenly from their range."""
+    sim, chance = Sim(task, min(SIMS, trial.episodes), tolerant=True), np.random.default_rng(trial.seed)
+    shape = sim.n, len(sim.action_low)
+    act = lambda *_: chance.uniform(sim.action_low, sim.action_high, shape).astype(np.float32)  # noqa: E731
+    return rollout(sim, act, trial.episodes, seed=trial.seed, each=lambda _: beat(sim))
+
+
 def _noisy(act: Act, sim: Sim, noise: float, seed: int) -> Act:
     chance, spread = np.random.default_rng(seed), noise * (sim.action_high - sim.action_low)
 

@@ -26,6 +26,8 @@ def page(
     shown = {"as it is": evidence.nominal, **evidence.variants}
     if evidence.incumbent is not None:
         shown["the policy it would replace"] = evidence.incumbent
+    if evidence.random is not None:
+        shown["random actions"] = evidence.random
     return Template(PAGE.read_text()).substitute(
         title=f"Gate of a policy for {escape(str(about['task']))}",
         decision=decision,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import mujoco
 import numpy as np
 
 from atoll.core.errors import InvalidRequest
-from atoll.core.gate import Evidence, Rule, Trials, Verdict, decide
+from atoll.core.gate import Evidence, Rule, Trials, Verdict, decide, plain
 from atoll.core.manifest import Image
 from atoll.core.runs import Reporter, Stage
 from atoll.physical.policy import Policy, check_fit, check_rate, load_policy, write
@@ -25,7 +25,18 @@ from atoll.physical.sim.task import Task
 from atoll.physical.synth.cameras import Cameras
 from atoll.physical.synth.live import View, camera_of_task, drawn_by
 from atoll.physical.synth.video import write_video
-from atoll.physical.validate.measure import Beat, Trial, driven, ranked, run_trial, stressed, task_of, trials, variants
+from atoll.physical.validate.measure import (
+    Beat,
+    Trial,
+    driven,
+    ranked,
+    run_random,
+    run_trial,
+    stressed,
+    task_of,
+    trials,
+    variants,
+)
 from atoll.physical.validate.report import page
 
 VIDEO = Image("", 240, 320)
@@ -59,6 +70,8 @@ class Config:
         for name, most in (("stress", 10.0), ("noises", 1.0)):
             if any(not 0 <= value <= most for value in getattr(self, name)):
                 raise InvalidRequest(f"'{name}' must be between 0 and {most}", param=name)
+        if self.mark is not None and not math.isfinite(self.mark):
+            raise InvalidRequest("'mark' must be a finite number", param="mark")
 
 
 def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter) -> None:
@@ -69,12 +82,12 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     work.mkdir(parents=True)
     policy = load_policy(inputs["policy"])
     task = task_of(policy)
-    incumbent = load_policy(inputs["incumbent"]) if "incumbent" in inputs else None
-    for judged in (policy, incumbent) if incumbent else (policy,):
-        check_fit(judged.manifest, Sim(task, 1))
-        check_rate(judged.manifest, Sim(task, 1))
+    sim = Sim(task, 1)
+    check_fit(policy.manifest, sim)
+    check_rate(policy.manifest, sim)
     if not task.success and config.mark is None:
         raise InvalidRequest(f"'{task.name}' does not tell what success is: set 'mark', a return", param="mark")
+    incumbent = load_policy(inputs["incumbent"], sim) if "incumbent" in inputs else None
     with View(work) as view:
         beat = _Beat(config, task, incumbent, report, view)
         evidence, broken = measure(config, task, policy, incumbent, beat)
@@ -103,8 +116,11 @@ def measure(
     stress = {level: judge(f"stress {level:g}", stressed(task, level), policy, part) for level in config.stress}
     other = {name: judge(name, changed, policy, part) for name, changed in variants(task).items()}
     before = judge("the policy it would replace", task, incumbent, whole) if incumbent else None
+    random = run_random(task, part, beat)
+    broken["random actions"] = int(random.broken.sum())
     ranks = ranked(task, policy, part, config.cheap, config.noises, beat)
-    return Evidence(nominal, stress, other, before, ranks, broken["as it is"]), broken
+    tried = trials(random, task, config.mark)
+    return Evidence(nominal, stress, other, before, ranks, broken["as it is"], tried), broken
 
 
 def film(config: Config, task: Task, policy: Policy, folder: Path, beat: Beat) -> list[str]:
@@ -155,7 +171,7 @@ def _write(
         "incumbent": fingerprint(inputs["incumbent"]) if "incumbent" in inputs else None,
         "task": policy.manifest.task,
         "checks": [check._asdict() for check in verdict.checks],
-        "evidence": _plain(evidence),
+        "evidence": plain(evidence),
         "broken": dict(broken),
         "rule": asdict(config.rule),
         "config": {**asdict(config), "rule": asdict(config.rule)},
@@ -166,25 +182,11 @@ def _write(
     write(out / "report.json", json.dumps(told, indent=1).encode() + b"\n")
 
 
-def _plain(evidence: Evidence) -> dict[str, Any]:
-    def one(trial: Trials) -> dict[str, Any]:
-        return {**trial._asdict(), "rate": trial.rate, "interval": list(trial.interval)}
-
-    return {
-        "nominal": one(evidence.nominal),
-        "stress": {f"{level:g}": one(trial) for level, trial in evidence.stress.items()},
-        "variants": {name: one(trial) for name, trial in evidence.variants.items()},
-        "incumbent": one(evidence.incumbent) if evidence.incumbent else None,
-        "ranks": [list(pair) for pair in evidence.ranks],
-        "broken": evidence.broken,
-    }
-
-
 class _Beat:
     """Counts steps of simulations against those that will be needed at most."""
 
     def __init__(self, config: Config, task: Task, incumbent: Policy | None, report: Reporter, view: View):
-        parts = len(config.stress) + len(variants(task))
+        parts = len(config.stress) + len(variants(task)) + 1
         episodes = [config.episodes] * (2 if incumbent else 1) + [config.part] * parts
         episodes += [config.part, config.cheap] * len(config.noises)
         self.total = (sum(-(-count // 64) for count in episodes) + config.videos) * task.horizon
