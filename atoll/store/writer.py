@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -110,12 +111,11 @@ class Writer:
     def _transact(self, connection: Connection, work: Work[T]) -> T:
         """Begins and ends on the driver: SQLAlchemy's own begin and commit cost as much as writing eight rows."""
         self._backend.begin(connection)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._end, connection, "rollback")
             self._carrier.load(connection)
             result = work(connection)
-        except BaseException:
-            self._end(connection, "rollback")
-            raise
+            undo.pop_all()
         self._end(connection, "commit")
         self._carrier.arrived()
         return result
@@ -128,12 +128,10 @@ class Writer:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            connection = self._backend.engine.connect()
-            try:
+            with ExitStack() as undo:
+                connection = undo.enter_context(self._backend.engine.connect())
                 self._backend.claim(connection)
-            except BaseException:
-                connection.close()
-                raise
+                undo.pop_all()
             self._connection = connection
         return self._connection
 
