@@ -104,7 +104,7 @@ def moved(api: httpx.Client, client: openai.OpenAI, tool: dict[str, Any], asked:
         told = api.post("/run", json={"arguments": arguments}).json() if arguments else {}
         rows.append(
             {"asked": point, "called_with": arguments, "success": told.get("success", False),
-             "limited": told.get("limited"), "final": told.get("final"), "error": told.get("error"),
+             "limits": told.get("limits"), "final": told.get("final"), "error": told.get("error"),
              "episode_s": round(time.monotonic() - began, 2)}
         )  # fmt: skip
         print(json.dumps(rows[-1]), file=sys.stderr)

@@ -27,9 +27,7 @@ from atoll.physical.synth.cameras import Cameras
 
 GOAL = "goal"
 DRAWS = 512
-HELD = 10
-"""Steps for which a goal must hold before the episode is over early."""
-COMMANDS = {"go1-velocity": ("forward", "sideways", "turn"), "humanoid-velocity": ("forward", "sideways", "turn")}
+COMMANDS = {"go1-velocity": ("forward", "sideways", "turn"), "humanoid-walk": ("forward", "sideways", "turn")}
 """What the numbers of a task's command are called, where it is known."""
 
 
@@ -145,7 +143,7 @@ class Episode:
 
     def over(self) -> bool:
         step: Step | None = self.last
-        return step is not None and bool(step.terminated[0] or step.truncated[0] or self.streak >= HELD)
+        return step is not None and bool(step.terminated[0] or step.truncated[0] or self.streak >= self.sim.task.hold)
 
     def told(self) -> dict[str, Any]:
         seen, at, final = self.seen.astype(float), 0, {}
@@ -153,9 +151,8 @@ class Episode:
             values = [round(value, 4) for value in seen[at : at + channel.size].tolist()]
             final[channel.name] = values if channel.size > 1 else values[0]
             at += channel.size
-        step = self.last
         return {
-            "success": bool(step is not None and step.success[0]),
+            "success": self.streak >= self.sim.task.hold,
             "stopped": "stopped" in self.safe,
             "steps": int(self.sim.elapsed[0]),
             "seconds": round(float(self.sim.elapsed[0]) * self.sim.dt, 3),
