@@ -33,7 +33,7 @@ MOST_KILLS = 4
 LENIENT = {"success": 0.0, "stress": 0.0, "gap": 1.0, "rank": -1.0}
 QUICK = {"episodes": 40, "part": 20, "noises": [], "stress": [1.0], "videos": 1, "rule": LENIENT}
 JOBS = (
-    Step("synth", "synth", {"demonstrations": 10, "amplify_to": 300}),
+    Step("synth", "synth", {"task": "reach", "demonstrations": 10, "amplify_to": 300}),
     Step("pictures", "pictures", {"count": 150}),
     Step("imitate", "imitate", {"steps": 1500}, {"dataset": "synth"}),
     Step("rl", "rl", {"task": "reach", "steps": 120_000}),

@@ -153,6 +153,13 @@ def test_the_stage_leaves_the_same_files_and_refuses_what_has_not_passed(tmp_pat
     policy, report = map(Path, gated(made(tmp_path / "b"), decision="fail"))
     with pytest.raises(InvalidRequest, match="has not passed"):
         STAGE.run(Config("arm"), {"policy": policy, "report": report}, made(tmp_path / "three"), Quiet())
+    policy, report = map(Path, gated(made(tmp_path / "c")))
+    told = json.loads((report / "report.json").read_text())
+    told["evidence"]["nominal"], told["rule"]["success"] = {"successes": 40, "episodes": 100}, 0
+    told["rule"]["gap"] = 1
+    (report / "report.json").write_text(json.dumps(told))
+    with pytest.raises(InvalidRequest, match="less than every policy must show: success: 40 of 100"):
+        STAGE.run(Config("arm"), {"policy": policy, "report": report}, made(tmp_path / "four"), Quiet())
     with pytest.raises(InvalidRequest, match="lower-case"):
         Config("Arm 1")
     with suppress(FileNotFoundError):

@@ -15,7 +15,7 @@ from atoll.core.errors import InvalidRequest
 from atoll.core.runs import Reporter, Stage
 from atoll.core.session import rules_of
 from atoll.physical.policy import load_policy
-from atoll.physical.serve.passed import check_gate
+from atoll.physical.serve.passed import check_floor, check_gate
 from atoll.physical.serve.record import NAME, ROBOT, fingerprint, write_whole
 
 
@@ -34,7 +34,7 @@ def run(config: Config, inputs: Mapping[str, Path], out: Path, report: Reporter)
     """Raises InvalidRequest where the policy has not passed, or cannot be served within its limits."""
     report.progress(0, 1)
     policy, verdict = fingerprint(inputs["policy"]), fingerprint(inputs["report"])
-    check_gate(inputs["report"], policy)
+    check_floor(check_gate(inputs["report"], policy))
     rules_of(load_policy(inputs["policy"]).manifest)
     told = {"name": config.name, "policy": policy, "report": verdict}
     write_whole(out / "service.json", json.dumps(told, indent=1, sort_keys=True).encode() + b"\n")
