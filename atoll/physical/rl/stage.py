@@ -125,9 +125,9 @@ def _learn(
             curve["steps"].append(learner.steps)
             for name in CURVES:
                 curve[name].append(figures.get(name))
+            _keep(learner, before, total, config, out, clock.beat)
             clock.tell(learner.steps, figures)
             view.show(learner.sim)
-            _keep(learner, before, total, config, out, clock.beat)
             if learner.overdue or clock.due(CHECKPOINT_EVERY_S):
                 checkpoint.save(path, {"config": told, "learner": learner.state(), "curve": curve})
     return {name: values for name, values in curve.items() if any(v is not None for v in values)}
