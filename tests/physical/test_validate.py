@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from atoll.core.errors import InvalidRequest
+from atoll.core.errors import InvalidRequest, NotInstalled, Unsupported
 from atoll.core.gate import Rule
 from atoll.core.manifest import Manifest
 from atoll.core.session import Agreed, Inferred, Observed, Session, rules_of, step
@@ -19,10 +20,11 @@ from atoll.physical.policy import MlpPolicy, limits, load_policy, manifest_of, s
 from atoll.physical.serve.passed import check_floor, check_gate
 from atoll.physical.serve.record import fingerprint
 from atoll.physical.sim import load_task
-from atoll.physical.sim.sim import Sim
+from atoll.physical.sim.physics import Physics
+from atoll.physical.sim.sim import Sim, on_cores
 from atoll.physical.sim.task import Task
 from atoll.physical.validate import stage
-from atoll.physical.validate.measure import limited
+from atoll.physical.validate.measure import limited, warp
 from atoll.physical.validate.stage import Config, run
 
 SMALL = Config(episodes=20, part=5, stress=(0.5,), cheap=5, noises=(), mark=200.0, videos=1)
@@ -158,6 +160,30 @@ def test_the_gate_moves_a_robot_as_the_server_does() -> None:
         np.testing.assert_allclose(moved[0], told.actions[0], atol=1e-9)
         assert np.abs(moved - wild[k]).max() > 0.05
         seen, begun = sim.step(moved).observation, np.zeros(2, bool)
+
+
+def test_another_engine_is_tried_where_there_is_one(good: Path, tmp_path: Path, monkeypatch) -> None:
+    """C MuJoCo in its place, then one that cannot step the model."""
+
+    def unable(task: Task, n: int) -> Physics:
+        raise Unsupported("it has a flex", param="physics")
+
+    config = replace(SMALL, videos=0)
+    monkeypatch.setattr(stage, "warp", lambda wanted: on_cores)
+    told = judge(good, tmp_path / "a", config)
+    assert told["evidence"]["variants"]["MuJoCo-Warp"]["successes"] == 5
+    assert "simulated otherwise: MuJoCo-Warp" in [check["name"] for check in told["checks"]]
+    monkeypatch.setattr(stage, "warp", lambda wanted: unable)
+    assert "MuJoCo-Warp" not in judge(good, tmp_path / "b", config)["evidence"]["variants"]
+    with pytest.raises(Unsupported, match="it has a flex"):
+        judge(good, tmp_path / "c", replace(config, warp=True))
+
+
+def test_an_engine_that_is_not_here_is_named(good: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco_warp", None)
+    assert warp(None) is None and warp(False) is None
+    with pytest.raises(NotInstalled, match=r"pip install 'atoll\[gpu\]'"):
+        judge(good, tmp_path / "report", replace(SMALL, warp=True))
 
 
 def test_filming_can_be_cancelled(good: Path, tmp_path: Path, monkeypatch) -> None:

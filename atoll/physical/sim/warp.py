@@ -34,10 +34,15 @@ STATE = (
 FOLLOWS = ("body_subtreemass", "body_invweight0", "dof_invweight0", "tendon_invweight0", "actuator_acc0")
 
 
+def usable() -> bool:
+    """Whether there is an NVIDIA GPU that CUDA can use."""
+    warp.config.log_level = warp.LOG_WARNING  # it prints on stdout
+    return warp.is_cuda_available()
+
+
 def on_gpu(task: Task, n: int, device: str | None = None) -> Warp:
     """The task's model on the first NVIDIA GPU. For tests only, `device` may be "cpu", which is very slow."""
-    warp.config.log_level = warp.LOG_WARNING  # it prints on stdout
-    if device is None and not warp.is_cuda_available():
+    if not usable() and device is None:
         raise SetupError("there is no NVIDIA GPU here that CUDA can use; leave the physics on the cores")
     model = compile_model(task.model(), task.name)
     return Warp(model, n, contact_forces=task.contact_forces, device=device or "cuda:0")

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
+from atoll.core.errors import NotInstalled, SetupError
 from atoll.core.gate import Trials
 from atoll.core.manifest import Manifest
 from atoll.core.safety import Motion, begin, bounds_of, limit
 from atoll.physical.policy import Policy
 from atoll.physical.serve.served import measured_in
 from atoll.physical.sim import load_task, randomise
+from atoll.physical.sim.physics import Physics
 from atoll.physical.sim.rollout import Act, Episodes, acting, rollout
 from atoll.physical.sim.sim import Sim
 from atoll.physical.sim.task import Task
@@ -22,6 +24,8 @@ from atoll.physical.synth.cameras import Cameras
 SIMS = 64
 Change = Callable[[mujoco.MjSpec], None]
 Beat = Callable[[Sim], None]
+Engine = Callable[[Task, int], Physics]
+WARP = "MuJoCo-Warp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,12 @@ class Trial:
     execute: int = 0
 
 
-def run_trial(task: Task, policy: Policy, trial: Trial, beat: Beat, noise: float = 0.0) -> Episodes:
-    """Episodes of `policy`. `noise`: Gaussian, of the action range, on each action: a worse policy of the same kind."""
-    sim = Sim(task, min(SIMS, trial.episodes), tolerant=True)
+def run_trial(
+    task: Task, policy: Policy, trial: Trial, beat: Beat, noise: float = 0.0, engine: Engine | None = None
+) -> Episodes:
+    """Episodes of `policy`. `noise`: Gaussian, of the action range, on each action: a worse policy of the same kind.
+    `engine`: what steps the simulations (None: the cores)."""
+    sim = Sim(task, min(SIMS, trial.episodes), physics=engine, tolerant=True)
     with Cameras(sim, policy.manifest.images) as look:
         act = driven(policy, sim, look, trial.execute, noise, trial.seed)
         return rollout(sim, act, trial.episodes, seed=trial.seed, each=lambda _: beat(sim))
@@ -115,6 +122,23 @@ def variants(task: Task) -> dict[str, Task]:
         "conjugate gradient solver": _changed(task, _solver),
         "pyramidal friction": _changed(task, _pyramids),
     }
+
+
+def warp(wanted: bool | None) -> Engine | None:
+    """MuJoCo-Warp on an NVIDIA GPU: where there is one (None), always, or never. Raises NotInstalled or SetupError."""
+    if wanted is False:
+        return None
+    try:
+        from atoll.physical.sim.warp import on_gpu, usable
+    except ImportError:
+        if wanted:
+            raise NotInstalled("'warp' needs the package mujoco-warp; run: pip install 'atoll[gpu]'") from None
+        return None
+    if usable():
+        return on_gpu
+    if wanted:
+        raise SetupError("'warp' needs an NVIDIA GPU, and there is none here that CUDA can use", param="warp")
+    return None
 
 
 def _changed(task: Task, change: Change) -> Task:

@@ -7,13 +7,14 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
-from atoll.core.errors import InvalidRequest
+from atoll.core.errors import InvalidRequest, Unsupported
 from atoll.core.gate import Evidence, Rule, Trials, Verdict, decide, plain
 from atoll.core.manifest import Image
 from atoll.core.runs import Reporter, Stage
@@ -26,7 +27,9 @@ from atoll.physical.synth.cameras import Cameras
 from atoll.physical.synth.live import View, camera_of_task, drawn_by
 from atoll.physical.synth.video import write_video
 from atoll.physical.validate.measure import (
+    WARP,
     Beat,
+    Engine,
     Trial,
     driven,
     ranked,
@@ -36,6 +39,7 @@ from atoll.physical.validate.measure import (
     task_of,
     trials,
     variants,
+    warp,
 )
 from atoll.physical.validate.report import page
 
@@ -49,7 +53,8 @@ class Config:
     """`episodes` of the task as it is; `part` of each level of `stress` and each variant; `cheap` of the cheap
     evaluation, whose rank correlation is measured on the policy made worse by each of `noises` (empty: not).
     `mark`: the return that counts as success where the task does not tell (None: the task's own). `rule`: what must
-    hold. `videos` of that many episodes. Seeds start at `seed`, apart from those that were learned from."""
+    hold. `videos` of that many episodes. Seeds start at `seed`, apart from those that were learned from. `warp`: try
+    MuJoCo-Warp too, which is not the same to the last bit from run to run (None: where there is an NVIDIA GPU)."""
 
     episodes: int = 200
     part: int = 64
@@ -59,6 +64,7 @@ class Config:
     mark: float | None = None
     execute: int = 0
     videos: int = 2
+    warp: bool | None = None
     seed: int = 500_000_000
     rule: Rule = field(default_factory=Rule)
 
@@ -103,18 +109,22 @@ def measure(
     config: Config, task: Task, policy: Policy, incumbent: Policy | None, beat: Beat
 ) -> tuple[Evidence, dict[str, int]]:
     """What is decided on, and in how many episodes of each kind the physics broke; those count as failed."""
+    engine = warp(config.warp)
     whole = Trial(config.episodes, config.seed, config.mark, config.execute)
     part = Trial(config.part, config.seed, config.mark, config.execute)
     broken: dict[str, int] = {}
 
-    def judge(name: str, task: Task, policy: Policy, trial: Trial) -> Trials:
-        episodes = run_trial(task, policy, trial, beat)
+    def judge(name: str, task: Task, policy: Policy, trial: Trial, engine: Engine | None = None) -> Trials:
+        episodes = run_trial(task, policy, trial, beat, engine=engine)
         broken[name] = int(episodes.broken.sum())
         return trials(episodes, task, config.mark)
 
     nominal = judge("as it is", task, policy, whole)
     stress = {level: judge(f"stress {level:g}", stressed(task, level), policy, part) for level in config.stress}
     other = {name: judge(name, changed, policy, part) for name, changed in variants(task).items()}
+    if engine:
+        with suppress(*(() if config.warp else (Unsupported,))):
+            other[WARP] = judge(WARP, task, policy, part, engine)
     before = judge("the policy it would replace", task, incumbent, whole) if incumbent else None
     random = run_random(task, part, beat)
     broken["random actions"] = int(random.broken.sum())
@@ -186,7 +196,7 @@ class _Beat:
     """Counts steps of simulations against those that will be needed at most."""
 
     def __init__(self, config: Config, task: Task, incumbent: Policy | None, report: Reporter, view: View):
-        parts = len(config.stress) + len(variants(task)) + 1
+        parts = len(config.stress) + len(variants(task)) + 2
         episodes = [config.episodes] * (2 if incumbent else 1) + [config.part] * parts
         episodes += [config.part, config.cheap] * len(config.noises)
         self.total = (sum(-(-count // 64) for count in episodes) + config.videos) * task.horizon
