@@ -24,7 +24,7 @@ from served import ADMIN, MANIFEST, free_port, mlp, policies
 from support import SECRET
 from websockets.asyncio.client import connect as websocket
 
-from atoll.core.errors import EngineFailed, InvalidRequest
+from atoll.core.errors import InvalidRequest, Unauthenticated
 from atoll.core.manifest import Channel, Manifest
 from atoll.physical.serve.adapters import groot, lerobot, observation_of
 from atoll.physical.serve.adapters.bridge import Cloud
@@ -161,7 +161,7 @@ async def test_groot(tmp_path: Path):
     async with bridge(tmp_path, groot.serve) as (made, port), groot_client(port) as call:
         assert (await call("ping", token=None))["status"] == "ok"
         assert "no API key" in (await call("get_action", groot_seen(1.0), token=None))["error"]
-        assert "401" in (await call("get_action", groot_seen(1.0), token="sk-guess"))["error"]
+        assert "invalid_api_key" in (await call("get_action", groot_seen(1.0), token="sk-guess"))["error"]
         config = await call("get_modality_config")
         assert config["action"]["as_json"] == {"delta_indices": [0, 1, 2], "modality_keys": ["joints"]}
         action, info = await call("get_action", groot_seen(1.0))
@@ -405,7 +405,7 @@ async def test_of_too_many_clients_the_one_that_was_silent_longest_is_forgotten(
     async with policies(tmp_path) as (_, url):
         made = lerobot.Bridge(Cloud(url))
         made.clients = {f"ipv4:127.0.0.1:{i}": lerobot.Client() for i in range(1, lerobot.MAX_CLIENTS + 2)}
-        with pytest.raises(EngineFailed, match="401"):
+        with pytest.raises(Unauthenticated, match="unknown"):
             await made.get_actions(b"", Caller("sk-guess"))
         assert next(iter(made.clients)) == Caller().peer()
         await made._client(Caller())

@@ -13,7 +13,15 @@ from reaching import reaching
 from served import ADMIN, USER, gated, mlp, policies
 from support import OTHER
 
-from atoll.core.errors import DeadlineExceeded, EngineFailed, Forbidden, InvalidRequest, NotFound, Overloaded
+from atoll.core.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Unauthenticated,
+)
 from atoll.core.manifest import Image
 from atoll.physical.policy import MlpPolicy
 from atoll.physical.serve import tool
@@ -149,6 +157,6 @@ async def test_a_ticket_opens_one_session(tmp_path: Path):
         ticket = made.ticket(USER)
         async with connect(url, ticket):
             assert [line.by for line in made.served("arm").lines] == [USER]
-        with pytest.raises(EngineFailed, match="401"):
+        with pytest.raises(Unauthenticated, match="unknown"):
             async with connect(url, ticket):
                 pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -13,8 +14,9 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.http11 import Response
 
-from atoll.core.errors import AtollError, EngineFailed, InvalidRequest
+from atoll.core.errors import AtollError, EngineFailed, InvalidRequest, from_wire
 from atoll.physical.serve.wire import array, pack, unpack
 
 CONNECT_S = 10.0
@@ -118,7 +120,7 @@ class Robot:
         for dropped in message.get("dropped", ()):
             self._settle(dropped, InvalidRequest("a newer observation replaced this one", code="replaced"))
         if kind == "error":
-            error = AtollError(message["message"], param=message["param"], code=message["code"])
+            error = from_wire({**message, "type": message.get("kind")})
             self._settle(seq if seq is not None else next(iter(self._owed), None), error)
         elif seq is not None:
             self._settle(seq, message)
@@ -154,8 +156,7 @@ async def connect(
     try:
         socket = await open_socket(url, additional_headers=headers, **options)
     except InvalidStatus as refused:
-        body = (refused.response.body or b"").decode("utf-8", "replace")
-        raise EngineFailed(f"{url} refused the connection with {refused.response.status_code}: {body}") from None
+        raise _refused(refused.response) from None
     except (OSError, TimeoutError, WebSocketException) as error:
         raise EngineFailed(f"no service answers at {url}: {error}") from None
     async with socket:
@@ -166,6 +167,14 @@ async def connect(
             yield robot
         finally:
             await robot.close()
+
+
+def _refused(response: Response) -> AtollError:
+    """The service's own error; where something else answers, what it says."""
+    body = (response.body or b"").decode("utf-8", "replace")
+    with suppress(ValueError, TypeError, KeyError):
+        return from_wire({**json.loads(body)["error"]})
+    return EngineFailed(f"no policy is served there: {response.status_code} {body[:200]}")
 
 
 async def _metadata(socket: ClientConnection) -> dict[str, Any]:

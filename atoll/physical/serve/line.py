@@ -204,4 +204,5 @@ class Line:
 
 
 def refusal(error: AtollError, seq: Any = None) -> dict[str, Any]:
-    return {"type": "error", "seq": seq, "code": error.code, "message": error.message, "param": error.param}
+    told = {"code": error.code, "message": error.message, "param": error.param, "kind": type(error).__name__}
+    return {"type": "error", "seq": seq, **told}

@@ -31,6 +31,12 @@ MAX_VARINT = 10
 MAX_CLIENTS = 64
 STATE, PICTURES = "observation.state", "observation.images."
 BEGIN, MIDDLE, END = 1, 2, 3
+CODES = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
+    409: "FAILED_PRECONDITION", 429: "RESOURCE_EXHAUSTED", 501: "UNIMPLEMENTED", 502: "UNAVAILABLE",
+    503: "RESOURCE_EXHAUSTED", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+"""Of gRPC, by HTTP status."""
 
 
 @dataclass(slots=True)
@@ -128,8 +134,7 @@ class Bridge:
         return {WHOLE: np.array(numbers, np.float32), **pictures}
 
     async def _client(self, context: Any) -> Client:
-        """Raises Unauthenticated, or EngineFailed where the cloud refuses the key, before anything that was sent is
-        looked at."""
+        """Raises Unauthenticated, or what else the cloud refuses with, before anything that was sent is looked at."""
         if not (_key(context) or self.cloud.key):
             raise Unauthenticated("no API key: send 'authorization' metadata, or give the bridge one")
         await self.cloud.robot(_key(context))
@@ -166,15 +171,13 @@ async def serve(cloud: Cloud, host: str, port: int) -> None:
 
 def _told(grpc: Any, method: Any) -> Any:
     """Our errors as gRPC's."""
-    codes = {401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED}
-    codes |= {400: grpc.StatusCode.INVALID_ARGUMENT, 503: grpc.StatusCode.RESOURCE_EXHAUSTED}
-    codes |= {502: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED}
 
     async def handle(request: Any, context: Any) -> Any:
         try:
             return await method(request, context)
         except AtollError as error:
-            await context.abort(codes.get(error.status, grpc.StatusCode.INTERNAL), f"{error.code}: {error.message}")
+            code = getattr(grpc.StatusCode, CODES.get(error.status, "INTERNAL"))
+            await context.abort(code, f"{error.code}: {error.message}")
 
     return handle
 
