@@ -95,8 +95,22 @@ def test_a_gait_is_whole_where_each_foot_does_what_the_clock_and_the_command_say
 def test_a_humanoid_told_to_keep_its_pose_stands() -> None:
     sim = Sim(load_task("humanoid-walk"), 4)
     sim.reset()
+    sim.command[:] = 0
     for _ in range(100):
         assert not sim.step(np.tile(humanoid_walk.HOME, (4, 1))).terminated.any()
+
+
+def test_a_humanoid_told_to_go_bends_the_leg_whose_turn_it_is() -> None:
+    sim = Sim(load_task("humanoid-walk"), 3)
+    sim.reset()
+    sim.command[:] = [[0.5, 0, 0], [0.5, 0, 0], [0, 0, 0]]
+    sim.elapsed[:] = [10, 30, 10]  # a stride of 0.8 s is 40 steps: the middle of the left leg's swing, of the right's
+    humanoid_walk.act(sim, np.full((3, 19), np.nan))
+    bent = sim.ctrl - humanoid_walk.HOME
+    right, left = (humanoid_walk.JOINTS.index(f"{side}_knee") for side in ("right", "left"))
+    assert np.allclose(bent[:, [right, left]], [[0, -0.7], [-0.7, 0], [0, 0]])
+    sim.qpos[:, legged.ROOT :] = humanoid_walk.HOME + bent
+    assert np.allclose(humanoid_walk.marching(sim), 1)
 
 
 def test_a_car_left_alone_keeps_straight_on_and_leaves_a_bend() -> None:

@@ -18,7 +18,10 @@ PRESETS: dict[str, dict[str, Mapping[str, Any]]] = {
         "go1-velocity": {"steps": 4_000_000, **LEGS},
         "drone-hover": {"steps": 600_000},
         "lane-driving": {"steps": 500_000},
-        "humanoid-walk": {"steps": 16_000_000, **LEGS, "entropy": 0.0005},
+        "humanoid-walk": {
+            "steps": 5_000_000, **LEGS, "sims": 256, "rollout": 32, "minibatch": 2048, "epochs": 5, "kl": 0.03,
+            "entropy": 0.0005,
+        },
     },
     "offpolicy": {"half-cheetah": {"steps": 200_000}},
 }
