@@ -84,7 +84,8 @@ function StepForm({ step, open, schema, value, onChange }) {
 }
 
 function Setting({ name, schema, usual, value, onChange }) {
-  const choices = schema.enum ?? (schema.type === "boolean" ? [true, false] : null);
+  const types = (schema.anyOf ?? [schema]).map((each) => each.type);
+  const choices = schema.enum ?? (types.includes("boolean") ? [true, false] : null);
   if (choices) {
     return html`<select name=${name} value=${value} onChange=${onChange}><option value="">${shown(usual)} (as it is)</option>
       ${choices.map((choice) => html`<option key=${choice} value=${String(choice)} selected=${value === String(choice)}>${String(choice)}</option>`)}</select>`;
