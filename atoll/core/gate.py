@@ -51,8 +51,7 @@ class Rule:
     the least rate where dynamics are randomised by 1 or less; `gap` the most that a variant may fall below the nominal
     rate, and `loss` the most that the policy may fall below its incumbent, beyond what chance explains. `rank` is the
     least rank correlation of cheap with full evaluation, where it was measured and a wrong order would cost more than
-    `loss`: policies that are all alike have none. `random` is
-    the most that random actions may succeed."""
+    `loss`: policies that are all alike have none. `random` is the most that random actions may succeed."""
 
     success: float = 0.8
     stress: float = 0.6

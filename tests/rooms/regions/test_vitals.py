@@ -6,6 +6,13 @@ from atoll.core.view import Spot, Ticket, View
 from atoll.regions.vitals import Watch
 
 
+def fleet(names: str) -> tuple[View, Watch]:
+    view = View()
+    for name in names:
+        view.join("m", Spot(name, "r"))
+    return view, Watch()
+
+
 def answered(view: View, watch: Watch, name: str, ttft: float, now: float, failed: bool = False) -> None:
     spot = view.groups["m"].spots[name]
     ticket: Ticket = view.begin("m", spot, 10, now)
@@ -15,9 +22,7 @@ def answered(view: View, watch: Watch, name: str, ttft: float, now: float, faile
 
 
 def test_one_that_is_ten_times_slower_than_its_peers_is_ejected_and_comes_back() -> None:
-    view, watch = View(), Watch()
-    for name in "abcd":
-        view.join("m", Spot(name, "r"))
+    view, watch = fleet("abcd")
     for at in range(10):
         for name in "abcd":
             answered(view, watch, name, 2.0 if name == "d" else 0.2, float(at))
@@ -28,9 +33,7 @@ def test_one_that_is_ten_times_slower_than_its_peers_is_ejected_and_comes_back()
 
 
 def test_when_all_get_slow_nobody_is_to_blame() -> None:
-    view, watch = View(), Watch()
-    for name in "abc":
-        view.join("m", Spot(name, "r"))
+    view, watch = fleet("abc")
     for at in range(20):
         for name in "abc":
             answered(view, watch, name, 0.2 if at < 10 else 3.0, float(at))
@@ -38,9 +41,7 @@ def test_when_all_get_slow_nobody_is_to_blame() -> None:
 
 
 def test_one_that_errs_is_ejected_and_forgotten_when_it_leaves() -> None:
-    view, watch = View(), Watch()
-    for name in "abcd":
-        view.join("m", Spot(name, "r"))
+    view, watch = fleet("abcd")
     for at in range(10):
         for name in "abcd":
             answered(view, watch, name, 0.2, float(at), failed=name == "a")
@@ -50,9 +51,7 @@ def test_one_that_errs_is_ejected_and_forgotten_when_it_leaves() -> None:
 
 
 def test_a_stretch_of_an_answer_is_held_against_those_under_way_elsewhere() -> None:
-    view, watch = View(), Watch()
-    for name in "abc":
-        view.join("m", Spot(name, "r"))
+    view, watch = fleet("abc")
     for at in range(10):
         for name in "abc":
             answered(view, watch, name, 0.2, float(at))
