@@ -127,7 +127,7 @@ async def test_kill_minus_nine_loses_no_charge_and_passes_no_budget(
     store: list[str], boot: Callable[..., Any], tmp_path: Path
 ) -> None:
     """200 clients go on through all kills; then the budget is cut to what they use up soon after."""
-    dice, lost = random.Random(7), 0
+    dice, lost, answered = random.Random(7), 0, asyncio.Event()
     options = ("--models", "mock", "--port", str(free_port()), *store)
     async with metered(tmp_path), connections() as http:
         cloud = await asyncio.to_thread(boot, *options)
@@ -137,20 +137,23 @@ async def test_kill_minus_nine_loses_no_charge_and_passes_no_budget(
         async def spend(client: Client) -> None:
             nonlocal lost
             while (seen := await client.ask()) is None or seen.status == 200:
-                if seen is None:
-                    lost += 1
-                    await asyncio.sleep(0.05)
+                if seen is not None:
+                    answered.set()
+                    continue
+                lost += 1
+                await asyncio.sleep(0.05)
 
-        spending = [asyncio.create_task(spend(client)) for client in clients]
-        for _ in range(KILLS):
-            await asyncio.sleep(dice.uniform(0.2, 0.8))
-            assert any(client.books for client in clients), "nothing was served before the kill"
-            cloud.process.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(cloud.process.wait, 10)
-            cloud = await asyncio.to_thread(boot, *options)
-        assert not any(task.done() for task in spending), "a request was refused though the budget was not used up"
-        budget = await cut_budget(http, cloud, (key_id, secret), more=MOST_UNDER_WAY * 2)
-        await asyncio.gather(*spending)
+        async with asyncio.TaskGroup() as spending:
+            tasks = [spending.create_task(spend(client)) for client in clients]
+            for _ in range(KILLS):
+                answered.clear()
+                await asyncio.wait_for(answered.wait(), 30)
+                await asyncio.sleep(dice.uniform(0.2, 0.8))
+                cloud.process.send_signal(signal.SIGKILL)
+                await asyncio.to_thread(cloud.process.wait, 10)
+                cloud = await asyncio.to_thread(boot, *options)
+            assert not any(task.done() for task in tasks), "a request was refused though the budget was not used up"
+            budget = await cut_budget(http, cloud, (key_id, secret), more=MOST_UNDER_WAY * 2)
         books = [sent for client in clients for sent in client.books]
         answers = [sent for sent in books if sent.status == 200]
         rows = await ledger(http, cloud, secret)
