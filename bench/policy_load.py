@@ -7,6 +7,7 @@ environment of peers/openpi.txt. `openpi` is the stock client; `native` is as li
 
 import json
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -102,15 +103,16 @@ class Native:
 
 
 class Floor:
-    """As many bytes as an observation has, there and back."""
+    """As many bytes as an observation has, there and back; the server works for `work_us` in between."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, work_us: int = 0) -> None:
+        self.head = struct.pack("<I", work_us)
         host, _, port = url.rpartition("/")[2].partition(":")
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, number: int, deadline_ms: float) -> str:
-        data = OBSERVATIONS[number % 1000].tobytes()
+        data = self.head + OBSERVATIONS[number % 1000].tobytes()
         self.socket.sendall(data)
         left = len(data)
         while left:
@@ -172,7 +174,8 @@ def main() -> None:
     if told.get("stops"):
         print(json.dumps(stopped(told["url"], told["key"], told["hz"], told["stops"])))
         return
-    robot = CLIENTS[told["client"]](told["url"], told["key"])
+    more = {"work_us": told["work_us"]} if "work_us" in told else {}
+    robot = CLIENTS[told["client"]](told["url"], told["key"], **more)
     print(json.dumps(paced(robot, told["hz"], told["seconds"])))
 
 

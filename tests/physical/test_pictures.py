@@ -19,6 +19,7 @@ from rerun.chunk import RrdReader
 from scipy.spatial import ConvexHull
 
 from atoll.core.errors import InvalidRequest, NotFound
+from atoll.physical.synth import render
 from atoll.physical.synth.annotate import Annotator, objects_of, silhouette
 from atoll.physical.synth.looks import Amounts
 from atoll.physical.synth.pictures import Config, Studio, run
@@ -79,6 +80,40 @@ def test_rays_see_what_opengl_draws(camera: int) -> None:
     assert (first.geoms == second.geoms).mean() > 0.99
     both = np.isfinite(first.depth) & np.isfinite(second.depth) & (first.geoms == second.geoms)
     assert np.abs(first.depth - second.depth)[both].max() < 0.01
+
+
+CROWD = f"""
+<mujoco>
+  <worldbody>
+    <light pos="0 0 4"/>
+    <geom type="plane" size="1 1 .1"/>
+    {"".join(f'<geom type="capsule" size=".1 .6" pos="{x} {y} .5" euler="{40 * x} {50 * y} 0"/>'
+             for x in range(-3, 4) for y in range(-3, 4))}
+    <camera name="plain" pos="0 -1 1" euler="70 20 0"/>
+    <camera name="sensor" pos="1 1 1" euler="60 0 100" resolution="160 120" sensorsize=".004 .003"
+            focal=".005 .004" principal=".001 .0005"/>
+    <camera name="parallel" pos="0 0 3" projection="orthographic" fovy="2"/>
+  </worldbody>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize("camera", ["plain", "sensor", "parallel", ""])
+def test_what_is_out_of_view_is_not_missed(camera: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mujoco.MjModel.from_xml_string(CROWD)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    groups = model.geom_group.copy()
+    with open_renderer(model, 120, 160) as renderer:
+        seen = renderer.picture(data, camera_id(model, camera))
+        drawn = renderer._scene.ngeom
+        assert np.array_equal(model.geom_group, groups)
+        monkeypatch.setattr(render, "out_of_view", lambda model, *_: np.zeros(model.ngeom, bool))
+        whole = renderer.picture(data, camera_id(model, camera))
+        assert renderer._scene.ngeom == model.ngeom
+    assert all(np.array_equal(a, b) for a, b in zip(seen, whole, strict=True))
+    if camera in {"plain", "sensor"}:
+        assert drawn < model.ngeom / 2
 
 
 def test_an_object_that_is_hidden_in_part_tells_so(tmp_path: Path) -> None:

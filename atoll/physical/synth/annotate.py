@@ -122,17 +122,18 @@ class Annotator:
         self, thing: Object, mask: np.ndarray, data: mujoco.MjData, picture: Picture, camera: Camera
     ) -> Annotation:
         turn, origin = data.xmat[thing.body].reshape(3, 3), data.xpos[thing.body]
-        corners = camera.project(thing.corners @ turn.T + origin)
-        points = thing.keypoints @ turn.T + origin
+        seen = camera.see(np.concatenate([thing.corners, thing.keypoints, [[0, 0, 0]]]) @ turn.T + origin)
+        pixels = camera.pixels(seen)
+        corners, points = np.split(pixels[:-1], [8])
         return Annotation(
             thing,
             mask,
             _mask_box(mask),
             _clipped_box(corners, mask.shape),
             camera.rotation.T @ turn,
-            camera.see(origin[None])[0],
+            seen[-1],
             corners,
-            _visible(camera.project(points), camera.see(points)[:, 2], picture.depth),
+            _visible(points, seen[8:-1, 2], picture.depth),
         )
 
 
@@ -159,17 +160,17 @@ def _clipped_box(corners: np.ndarray, shape: tuple[int, ...]) -> tuple[float, fl
     ahead = corners[np.isfinite(corners).all(axis=1)]
     if not len(ahead):
         return 0.0, 0.0, 0.0, 0.0
-    low, high = np.clip(ahead.min(axis=0), 0, shape[::-1]), np.clip(ahead.max(axis=0), 0, shape[::-1])
-    return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+    within = np.minimum(np.maximum(ahead, 0), shape[::-1])
+    (left, top), (right, bottom) = within.min(axis=0).tolist(), within.max(axis=0).tolist()
+    return left, top, right - left, bottom - top
 
 
 def _visible(pixels: np.ndarray, depth: np.ndarray, seen: np.ndarray, margin: float = 0.01) -> np.ndarray:
     """COCO's key points: pixels and whether they are seen; a point up to `margin` metres behind what is drawn is."""
     height, width = seen.shape
-    inside = np.isfinite(pixels).all(axis=1)
-    column, row = np.zeros(len(pixels), int), np.zeros(len(pixels), int)
-    column[inside], row[inside] = np.floor(pixels[inside, 0]).astype(int), np.floor(pixels[inside, 1]).astype(int)
-    inside &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    known = np.isfinite(pixels).all(axis=1)
+    column, row = np.floor(np.where(known[:, None], pixels, -1)).astype(int).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     at = seen[np.where(inside, row, 0), np.where(inside, column, 0)]
     flag = np.where(inside, np.where(depth <= at + margin, 2, 1), 0)
     return np.column_stack([np.where(inside[:, None], pixels, 0.0), flag])

@@ -7,6 +7,7 @@ instead: depth and geoms are as exact, colours are flat. `Renderer.engine` says 
 from __future__ import annotations
 
 import contextlib
+import os
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -17,6 +18,10 @@ from atoll.core.errors import InvalidRequest, NotFound
 
 MAX_SIDE = 4096
 BACKGROUND = -1
+GEOM = mujoco.mjtObj.mjOBJ_GEOM.value
+PLANE = mujoco.mjtGeom.mjGEOM_PLANE.value
+NOT_DRAWN = mujoco.mjNGROUP - 1
+"""A group of geoms that MuJoCo's default options hide."""
 FREE = -1
 """The camera that every scene has: it looks at its middle, from where MuJoCo's viewer begins."""
 
@@ -46,7 +51,10 @@ class Camera(NamedTuple):
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Pixels (n, 2) of world points (n, 3); those behind the camera are not a number."""
-        seen = self.see(points)
+        return self.pixels(self.see(points))
+
+    def pixels(self, seen: np.ndarray) -> np.ndarray:
+        """Pixels (n, 2) of points in camera coordinates (n, 3); those behind the camera are not a number."""
         ahead = np.where(seen[:, 2:] > 1e-6, seen[:, 2:], np.nan)
         return (seen / ahead @ self.matrix.T)[:, :2]
 
@@ -107,6 +115,8 @@ def open_renderer(model: mujoco.MjModel, height: int, width: int, *, gl: bool = 
 
 
 def _open_gl(height: int, width: int) -> mujoco.GLContext | None:
+    """Mesa's software renderer draws where it is called, unless told otherwise: pictures are too small for threads."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     for platform in ("egl", "osmesa"):
         with contextlib.suppress(ImportError, RuntimeError, AttributeError, OSError):
             module = __import__(f"mujoco.{platform}", fromlist=["GLContext"])
@@ -150,10 +160,7 @@ class Raster(_Closing):
 
     def picture(self, data: mujoco.MjData, camera: int, *, geoms: bool = True) -> Picture:
         self._gl.make_current()
-        self._fixed.fixedcamid = camera
-        view = self._free if camera == FREE else self._fixed
-        every = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self.model, data, self._option, None, view, every, self._scene)
+        self._arrange(data, camera)
         rgb = np.empty((self.height, self.width, 3), np.uint8)
         depth = np.empty((self.height, self.width), np.float32)
         mujoco.mjr_render(self._rect, self._scene, self._context)
@@ -168,6 +175,19 @@ class Raster(_Closing):
             self._gl.free()
             self._gl = None
 
+    def _arrange(self, data: mujoco.MjData, camera: int) -> None:
+        """Fill the scene with what the camera can see. MuJoCo draws everything, in view or not."""
+        self._fixed.fixedcamid = camera
+        view = self._free if camera == FREE else self._fixed
+        scene = (self._option, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene)
+        mujoco.mjv_updateScene(self.model, data, *scene)
+        away = out_of_view(self.model, data, mujoco.mjv_averageCamera(*self._scene.camera), self.width / self.height)
+        if away.any():
+            groups = self.model.geom_group.copy()
+            self.model.geom_group[away] = NOT_DRAWN
+            mujoco.mjv_updateScene(self.model, data, *scene)
+            self.model.geom_group[:] = groups
+
     def _geoms(self) -> np.ndarray:
         flags = mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR
         for flag in flags:
@@ -177,13 +197,12 @@ class Raster(_Closing):
             self._scene.flags[flag] = 0
         colours = np.empty((self.height, self.width, 3), np.uint8)
         mujoco.mjr_readPixels(colours, None, self._rect, self._context)
-        code = colours[::-1].astype(np.int32) @ np.array([1, 256, 65536], np.int32)
-        shown = self._scene.geoms[: self._scene.ngeom]
+        red, green, blue = (colours[::-1, :, i].astype(np.int32) for i in range(3))
         ids = np.full(self._scene.ngeom + 1, BACKGROUND, np.int32)
-        for geom in shown:
-            if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.segid >= 0 and geom.objtype == GEOM:
                 ids[geom.segid + 1] = geom.objid
-        return ids[code]
+        return ids.take(red + (green << 8) + (blue << 16))
 
     def _metres(self, depth: np.ndarray) -> np.ndarray:
         """Depth buffer, reversed (0 is far), to metres: the inverse of OpenGL's perspective matrix."""
@@ -191,6 +210,22 @@ class Raster(_Closing):
         near, far = planes.znear * extent, planes.zfar * extent
         value = near * far / (near + depth.astype(np.float64) * (far - near))
         return np.where(depth > 0, value, np.inf).astype(np.float32)
+
+
+def out_of_view(model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvGLCamera, aspect: float) -> np.ndarray:
+    """(ngeom,) bool: whose bounding box lies beyond a plane of the camera's frustum (Gribb and Hartmann, 2001)."""
+    half = camera.frustum_width or (camera.frustum_top - camera.frustum_bottom) * aspect / 2
+    right, left = camera.frustum_center + half, camera.frustum_center - half
+    top, bottom, near = camera.frustum_top, camera.frustum_bottom, camera.frustum_near
+    out = np.array([[near, 0, -right], [-near, 0, left], [0, near, -top], [0, -near, bottom], [0, 0, -near]])
+    axes = np.array([camera.up, camera.up, camera.forward], float)
+    mujoco.mju_cross(axes[0], axes[2], axes[1])
+    planes = out @ axes / np.linalg.norm(out, axis=1, keepdims=True)
+    turn, box = data.geom_xmat.reshape(-1, 3, 3), model.geom_aabb
+    centre = data.geom_xpos - camera.pos + np.einsum("nij,nj->ni", turn, box[:, :3])
+    reach = np.einsum("npj,nj->np", np.abs(planes @ turn), box[:, 3:])
+    beyond = (centre @ planes.T > reach).any(axis=1)
+    return beyond & (model.geom_type != PLANE) & (not camera.orthographic)
 
 
 class Rays(_Closing):
