@@ -111,12 +111,12 @@ class Annotator:
 
     def labels(self, picture: Picture) -> np.ndarray:
         """(h, w) uint8: the id of the object seen, 0 where it is none."""
-        return self._label[picture.geoms + 1]
+        return self._label.take(picture.geoms + 1)
 
     def annotate(self, data: mujoco.MjData, picture: Picture, camera: Camera) -> list[Annotation]:
         labels = self.labels(picture)
-        seen = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(self.objects) + 1))
-        return [self._one(self.objects[k - 1], labels == k, data, picture, camera) for k in seen if k]
+        masks = [(thing, labels == thing.id) for thing in self.objects]
+        return [self._one(thing, mask, data, picture, camera) for thing, mask in masks if mask.any()]
 
     def _one(
         self, thing: Object, mask: np.ndarray, data: mujoco.MjData, picture: Picture, camera: Camera
@@ -124,7 +124,7 @@ class Annotator:
         turn, origin = data.xmat[thing.body].reshape(3, 3), data.xpos[thing.body]
         seen = camera.see(np.concatenate([thing.corners, thing.keypoints, [[0, 0, 0]]]) @ turn.T + origin)
         pixels = camera.pixels(seen)
-        corners, points = np.split(pixels[:-1], [8])
+        corners, points = pixels[:8], pixels[8:-1]
         return Annotation(
             thing,
             mask,

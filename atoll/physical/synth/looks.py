@@ -49,7 +49,7 @@ class Looks:
         for name in ("geom_rgba", "mat_rgba"):
             colours = getattr(model, name)
             shift = rng.uniform(-amounts.colour, amounts.colour, (len(colours), 3))
-            colours[:, :3] = np.clip(colours[:, :3] + shift, 0, 1)
+            colours[:, :3] = np.minimum(np.maximum(colours[:, :3] + shift, 0), 1)
         model.light_diffuse[:] *= 1 + rng.uniform(-amounts.light, amounts.light, (model.nlight, 1))
         model.light_pos[:] += rng.uniform(-amounts.light, amounts.light, (model.nlight, 3))
         turned = model.light_dir + rng.uniform(-amounts.light, amounts.light, (model.nlight, 3))
