@@ -84,7 +84,10 @@ def test_a_run_is_started_watched_cancelled_and_resumed(console: Console, api: h
     page = console.page
     page.get_by_role("button", name="New run").click()
     dialog = page.get_by_role("dialog", name="New run")
+    dialog.get_by_label("What to do").select_option("stage:validate")
+    expect(dialog.get_by_label("warp").locator("option")).to_have_text(["(as it is)", "true", "false"])
     dialog.get_by_label("What to do").select_option("stage:rl")
+    expect(dialog.locator("summary")).to_have_text("rl")
     dialog.get_by_label("Seed").fill("7")
     dialog.get_by_label("task").fill("inverted-pendulum")
     dialog.get_by_label("steps").fill("-4")

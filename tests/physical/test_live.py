@@ -44,3 +44,33 @@ def test_it_takes_little_time_of_those_that_are_watched(tmp_path: Path) -> None:
         for _ in range(50):
             view.show(sim)
         assert view.path.stat().st_mtime_ns == first
+
+
+def test_pictures_take_a_share_of_the_time_but_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, written = Clock(), []
+    monkeypatch.setattr(live, "time", clock)
+    with View(tmp_path) as view:
+        monkeypatch.setattr(view, "_write", lambda picture: written.append(clock.pass_by(3.0)))
+        sim = Sim(load_task("inverted-pendulum"))
+        sim.reset([0])
+        view.show(sim)
+        clock.pass_by(live.EVERY_S)
+        view.show(sim)
+        assert len(written) == 2, "the second had to wait for what the first took"
+        clock.pass_by(3.0 / live.SHARE - 1)
+        view.show(sim)
+        assert len(written) == 2, "pictures take more than their share"
+        clock.pass_by(2.0)
+        view.show(sim)
+        assert len(written) == 3
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds

@@ -76,7 +76,7 @@ function Inputs({ stage, artifacts, value, onChange }) {
 function StepForm({ step, open, schema, value, onChange }) {
   const names = Object.keys(schema).filter((name) => name !== "seed");
   const set = (name) => (e) => onChange({ ...value, [name]: e.target.value });
-  return html`<details class="step-form" open=${open}><summary>${step.name} <span class="faint">${step.stage}</span></summary>
+  return html`<details class="step-form" open=${open}><summary>${step.name} ${step.stage !== step.name && html`<span class="faint">${step.stage}</span>`}</summary>
     <div class="columns">${names.map((name) => {
       const usual = step.config[name] ?? schema[name].default;
       return html`<${Field} key=${name} label=${name.replaceAll("_", " ")}><${Setting} name=${`${step.name}.${name}`} schema=${schema[name]} usual=${usual} value=${value[name] ?? ""} onChange=${set(name)} /><//>`;
@@ -87,7 +87,7 @@ function Setting({ name, schema, usual, value, onChange }) {
   const types = (schema.anyOf ?? [schema]).map((each) => each.type);
   const choices = schema.enum ?? (types.includes("boolean") ? [true, false] : null);
   if (choices) {
-    return html`<select name=${name} value=${value} onChange=${onChange}><option value="">${shown(usual)} (as it is)</option>
+    return html`<select name=${name} value=${value} onChange=${onChange}><option value="">${`${shown(usual)} (as it is)`.trim()}</option>
       ${choices.map((choice) => html`<option key=${choice} value=${String(choice)} selected=${value === String(choice)}>${String(choice)}</option>`)}</select>`;
   }
   return html`<input name=${name} autocomplete="off" placeholder=${shown(usual)} value=${value} onInput=${onChange} />`;

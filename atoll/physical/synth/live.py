@@ -16,7 +16,7 @@ from atoll.physical.synth.cameras import Cameras
 
 EVERY_S = 0.4
 SHARE = 0.02
-"""Of the time, at most, goes into pictures."""
+"""Of the time, at most, goes into pictures, but for the first, which opens the graphics context."""
 SIZE = (360, 480)
 QUALITY = 80
 
@@ -49,13 +49,14 @@ class View:
         began = time.monotonic()
         if began < self._not_before:
             return
-        if self._cameras is None or self._cameras.sim is not sim:
+        opened = self._cameras is None or self._cameras.sim is not sim
+        if opened:
             self._close()
             self._cameras = Cameras(sim, [Image(camera_of_task(sim), *SIZE)])
         (picture,) = self._cameras(np.array([0])).values()
         self._write(picture[0])
         now = time.monotonic()
-        self._not_before = now + max(EVERY_S, (now - began) / SHARE)
+        self._not_before = now + (EVERY_S if opened else max(EVERY_S, (now - began) / SHARE))
 
     def _write(self, picture: np.ndarray) -> None:
         from PIL import Image as Pictures
