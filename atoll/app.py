@@ -164,10 +164,11 @@ def _address(listener: socket.socket) -> str:
 
 
 def open_desk(settings: Settings) -> Desk:
-    """Where runs of the physical loop are ordered. Their worker computes on one thread for each of its own."""
+    """Where runs of the physical loop are ordered. Their worker computes on one thread for each of its own,
+    and Mesa's software renderer draws on the one that calls it: pictures are too small to share."""
     _prepare(settings.data)
     home = JobsHome(settings.data, settings.jobs, "atoll.physical.stages:load_stage")
-    hand = Hand(home, {"OMP_NUM_THREADS": "1", **os.environ})
+    hand = Hand(home, {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0", **os.environ})
     promoted = partial(Records(settings.data / "policies").promoted, Shelf(settings.data).folder)
     return Desk(home, hand, tuple(STAGES), load_stage, lambda order: compared(order, promoted))
 

@@ -7,7 +7,6 @@ instead: depth and geoms are as exact, colours are flat. `Renderer.engine` says 
 from __future__ import annotations
 
 import contextlib
-import os
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -115,8 +114,6 @@ def open_renderer(model: mujoco.MjModel, height: int, width: int, *, gl: bool = 
 
 
 def _open_gl(height: int, width: int) -> mujoco.GLContext | None:
-    """Mesa's software renderer draws where it is called, unless told otherwise: pictures are too small for threads."""
-    os.environ.setdefault("LP_NUM_THREADS", "0")
     for platform in ("egl", "osmesa"):
         with contextlib.suppress(ImportError, RuntimeError, AttributeError, OSError):
             module = __import__(f"mujoco.{platform}", fromlist=["GLContext"])
